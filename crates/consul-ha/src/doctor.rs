@@ -13,6 +13,7 @@ use consul_cluster::HISTORY;
 use consul_cluster::has_no_raft_leader;
 use consul_cluster::nodes::is_of_operators;
 use consul_cluster::nodes::rights::{Right, lacking};
+use consul_cluster::shell::listed;
 use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ const READS: usize = 50;
 const LONGEST_HEARTBEAT: Duration = Duration::from_millis(1500);
 
 /// How many keys, sessions or services a text names.
-const NAMED: usize = 5;
+const NAMED: (usize, &str) = (5, ", ");
 
 /// Something that is wrong.
 #[derive(Debug, Serialize)]
@@ -283,8 +284,10 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     if foreign.is_empty() {
         return Ok(None);
     }
-    let text =
-        format!("keys below the cluster's prefix that are not its own: {}", listed(&foreign));
+    let text = format!(
+        "keys below the cluster's prefix that are not its own: {}",
+        listed(&foreign, NAMED)
+    );
     let cure = "move them, or give the cluster another prefix; one that no program needs: `consul kv delete KEY`";
     Ok(Some(finding("foreign_key", text, cure)))
 }
@@ -319,7 +322,7 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
         format!("{} on {}", text(it.get("Service"), "ID"), text(it.get("Node"), "Node"))
     };
     let left: BTreeSet<String> = left.map(named).collect();
-    let text = format!("services of nodes that are gone: {}", listed(&left));
+    let text = format!("services of nodes that are gone: {}", listed(&left, NAMED));
     let cure = "`consul services deregister -id=ID` at that agent; if the agent is dead, \
                 `curl -X PUT …/v1/catalog/deregister -d '{\"Node\": \"AGENT\", \"ServiceID\": \"ID\"}'`";
     Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
@@ -374,7 +377,7 @@ async fn left_over_sessions(
         (is_suspect && !is_of_node(it)).then(|| id.to_owned())
     };
     let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();
-    let text = format!("sessions that are of no live node: {}", listed(&left));
+    let text = format!("sessions that are of no live node: {}", listed(&left, NAMED));
     let cure =
         "`curl -X PUT …/v1/session/destroy/ID`; they block the leadership, or keep keys locked";
     Ok((!left.is_empty()).then(|| finding("left_over_session", text, cure)))
@@ -394,15 +397,6 @@ async fn holders(session: &Session) -> Result<BTreeSet<String>, Error> {
         holders.extend(entries.items().iter().filter_map(holder));
     }
     Ok(holders)
-}
-
-/// Up to [`NAMED`] of a list, and the number of the rest.
-fn listed(items: &BTreeSet<String>) -> String {
-    let named: Vec<&str> = items.iter().take(NAMED).map(String::as_str).collect();
-    match items.len() - named.len() {
-        0 => named.join(", "),
-        rest => format!("{} and {rest} more", named.join(", ")),
-    }
 }
 
 fn shown(facts: &Facts, found: &[Finding]) -> Shown {
@@ -496,11 +490,5 @@ mod tests {
     #[test]
     fn durations_of_go_are_seconds() {
         assert_eq!(["5s", "1500ms", "1m5s", ""].map(seconds), [Some(5.0), Some(1.5), None, None]);
-    }
-
-    #[test]
-    fn what_is_not_named_is_counted() {
-        let items: BTreeSet<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
-        assert_eq!(listed(&items), "a, b, c, d, e and 2 more");
     }
 }

@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::follow::is_note;
 use super::output::{Output, counted, line, say};
 use super::progress::Progress;
+use consul_cluster::shell::listed;
 use consul_cluster::stores::outside::{HeldShards, held_shards};
 use consul_cluster::stores::reinit::{Remaking, told};
 use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
@@ -206,17 +207,22 @@ async fn until(
         if Instant::now() >= end {
             return Err(match seen.lost() {
                 Some(lost) => lost_data(lost, unknown),
-                None => Failure::Limit(over(&left) + &obstacles(session).await),
+                None => Failure::Limit(over(&left) + &obstacles(session, node).await),
             });
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// The problems of a cluster, as the end of a message about a wait that has not ended.
-async fn obstacles(session: &Session) -> String {
+/// The problems of a cluster, as the end of a message about a wait for a node that has not ended; an order for which its
+/// moves wait is one of them.
+async fn obstacles(session: &Session, node: &str) -> String {
     let Ok(view) = session.settled_view().await else { return String::new() };
-    let problems = view.overview.problems.iter().filter(|problem| !is_note(problem));
+    let problems = view
+        .overview
+        .problems
+        .iter()
+        .filter(|it| !is_note(it) || it.problem == "replicas_made_again" && it.of == node);
     problems.take(SHOWN).map(|problem| format!("; {}", line(&problem.text))).collect()
 }
 
@@ -374,19 +380,15 @@ struct Untold {
 /// The end of a wait for orders that have nothing left.
 fn made(node: &str, told: &BTreeMap<String, Remaking>) -> Result<(), Failure> {
     let gone = told.iter().filter(|(_, it)| !it.gone.is_empty());
-    let gone = gone.map(|(store, it)| {
-        let shards: Vec<String> = it.gone.iter().take(SHOWN).map(u32::to_string).collect();
-        let more = it.gone.len().saturating_sub(SHOWN);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("shards {}{more} of {store}", shards.join(", "))
-    });
+    let gone =
+        gone.map(|(store, it)| format!("shards {} of {store}", listed(&it.gone, (SHOWN, ", "))));
     let gone = Vec::from_iter(gone).join("; ");
     if gone.is_empty() {
         return Ok(());
     }
     Err(Failure::Refused(format!(
-        "the replicas of {gone} went to other nodes before {node} could make them again: their new nodes may have copied what \
-         is wrong, `consul-ha shards` names them; make these again there"
+        "the replicas of {gone} had moved to other nodes when {node} took the order: these may have copied what is wrong, \
+         `consul-ha shards` names them; make them again there"
     )))
 }
 
@@ -531,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_whose_replicas_went_to_other_nodes_is_not_called_done() {
+    fn an_order_whose_replicas_had_moved_is_not_called_done() {
         let remaking = |gone: &[u32]| Remaking {
             order: 7,
             gone: gone.iter().copied().collect(),
@@ -540,7 +542,10 @@ mod tests {
         let told = |gone: &[u32]| BTreeMap::from([("points".to_owned(), remaking(gone))]);
         assert!(made("n3", &told(&[])).is_ok());
         let why = made("n3", &told(&[1, 4, 5, 7])).expect_err("not made").to_string();
-        assert!(why.contains("shards 1, 4, 5 and 1 more of points went to other nodes"), "{why}");
+        assert!(
+            why.contains("shards 1, 4, 5 and 1 more of points had moved to other nodes"),
+            "{why}"
+        );
     }
 
     #[test]

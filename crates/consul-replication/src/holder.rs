@@ -46,6 +46,8 @@ pub struct Holder {
     compared: Mutex<BTreeSet<u32>>,
     /// The shards whose replicas it is about to give up.
     giving_up: Mutex<BTreeSet<u32>>,
+    /// The shards whose replicas it is to make again from the others.
+    to_remake: Mutex<BTreeSet<u32>>,
     /// The horizons of the shards.
     horizons: Mutex<BTreeMap<u32, Version>>,
     rules: Rules,
@@ -68,7 +70,7 @@ impl Holder {
         rules: Rules,
     ) -> Self {
         let (store, shards, taken, is_closed) = Default::default();
-        let (progress, compared, giving_up, horizons) = Default::default();
+        let (progress, compared, giving_up, to_remake, horizons) = Default::default();
         Holder {
             node,
             disk,
@@ -81,6 +83,7 @@ impl Holder {
             progress,
             compared,
             giving_up,
+            to_remake,
             horizons,
             rules,
             step_time: STEP_TIME,
@@ -556,8 +559,8 @@ impl Holder {
         if state.fence > entry.epoch {
             return Ok(Outcome::NotReady(NotReady::Fenced));
         }
-        let Some(change) = entry.move_from(&self.node).filter(|_| self.is_whole(&state, entry))
-        else {
+        let may_leave = self.is_whole(&state, entry) && !lock(&self.to_remake).contains(&shard);
+        let Some(change) = entry.move_from(&self.node).filter(|_| may_leave) else {
             return Ok(Outcome::NotReady(NotReady::NotWhole));
         };
         if self.rules.has(Rule::Seal) {
@@ -739,6 +742,20 @@ impl Holder {
         }
         lock(&self.giving_up).insert(shard);
         Ends(&self.giving_up, shard)
+    }
+
+    /// Sets the shards whose replicas it is to make again: no move gets the end of one from now on.
+    pub fn set_to_remake(&self, shards: &BTreeSet<u32>) {
+        lock(&self.to_remake).clone_from(shards);
+    }
+
+    /// Whether the replica of a shard is not the node's any more, as far as `newest` and the node know, or a move has got
+    /// what it has.
+    pub async fn has_left(&self, shard: u32, newest: &Entry) -> bool {
+        let state = self.state(shard).await;
+        let known = state.entry.as_ref().filter(|it| it.epoch > newest.epoch);
+        let entry = known.unwrap_or(newest);
+        !entry.names(&self.node) || self.is_sealed(&state, entry)
     }
 
     /// Gives up a replica that counts in the entry of this epoch: from then on it is lost, and the failover that the

@@ -37,6 +37,8 @@ pub struct Member {
     pub presence: Presence,
     /// Whether its storage fails: it gets no other replicas, and keeps those that it has unless it drains.
     pub is_failing: bool,
+    /// The shards whose replicas it makes again from the others, since an operator doubts its records: no move copies these.
+    pub to_remake: BTreeSet<u32>,
     /// Its last report.
     pub report: Report,
 }
@@ -242,6 +244,12 @@ impl<'a> Plan<'a> {
         leaves && write.min(read) > 1 && self.finds_enough(shard, entry, slot, works)
     }
 
+    /// Whether a holder is there and is to make its replica again: it gives it up by itself, and nothing copies it before.
+    fn is_remade(&self, shard: u32, slot: &Slot) -> bool {
+        let holder = slot.holder.as_ref().and_then(|place| self.member(&place.node));
+        self.is_whole(shard, slot) && holder.is_some_and(|it| it.to_remake.contains(&shard))
+    }
+
     /// Whether a holder's data are lost: it is there without them.
     fn is_lost(&self, shard: u32, slot: &Slot) -> bool {
         let Some(holder) = &slot.holder else { return false };
@@ -279,8 +287,7 @@ impl<'a> Plan<'a> {
             return Slot::of(target.place(false));
         }
         let is_stuck = self.planner.stuck.contains(&(shard, change.since));
-        let is_out = self.presence(&change.to) != Presence::Live
-            || target.is_some_and(|it| it.weight == 0.0);
+        let is_out = self.is_out(&change.to);
         let cancelled = Slot { change: None, ..slot.clone() };
         match change.kind {
             ChangeKind::Move if self.is_lost(shard, slot) || self.is_gone(slot) => {
@@ -289,7 +296,7 @@ impl<'a> Plan<'a> {
             ChangeKind::Move if is_stuck && !is_out && self.is_spared(shard, slot, entry) => {
                 failover(&change.to)
             }
-            ChangeKind::Move if is_out || is_stuck => cancelled,
+            ChangeKind::Move if is_out || is_stuck || self.is_remade(shard, slot) => cancelled,
             ChangeKind::Failover
                 if self.has_returned(shard, slot, change)
                     && !self.is_spared(shard, slot, entry) =>
@@ -312,6 +319,11 @@ impl<'a> Plan<'a> {
         let holder = slot.holder.as_ref()?;
         let is_lost = self.is_lost(shard, slot) && holder.node != change.to;
         is_lost.then_some(&holder.node)
+    }
+
+    /// Whether a node is not to get a replica: it is not there, or is to have none.
+    fn is_out(&self, id: &str) -> bool {
+        self.member(id).is_none_or(|it| it.presence != Presence::Live || it.weight == 0.0)
     }
 
     fn is_gone(&self, slot: &Slot) -> bool {
@@ -505,10 +517,14 @@ impl<'a> Plan<'a> {
                 .filter(|(_, place)| self.presence(&place.node) != Presence::Live)
                 .map(|(_, place)| place.node.clone())
                 .collect();
-            // A replica that is away is removed first, and none beside another absent one.
-            let stays = |node: &NodeId| match away.is_empty() {
+            let remade = entry.slots.iter().filter(|slot| self.is_remade(shard as u32, slot));
+            let remade = remade.filter_map(|slot| slot.holder.as_ref());
+            let remade = Vec::from_iter(remade.map(|place| place.node.clone()));
+            // A replica that is away is removed first, and none beside another absent one; then a replica that is to be made again.
+            let leaving = if away.is_empty() { &remade } else { &away };
+            let stays = |node: &NodeId| match leaving.is_empty() {
                 true => is_placed(node),
-                false => !away.contains(node),
+                false => !leaving.contains(node),
             };
             let shrinks = entry.slots.len() > self.planner.quorums.replicas;
             let is_only = |left_out: &&[NodeId]| {
@@ -524,14 +540,14 @@ impl<'a> Plan<'a> {
                 && entry.slots.iter().all(|slot| slot.change.is_none());
             // A node that is named anywhere in the entry cannot be a new target.
             added.retain(|node| !entry.names(node));
-            for slot in &mut entry.slots {
+            for number in 0..entry.slots.len() {
                 if added.is_empty() {
                     break;
                 }
-                let kind = self.change_of(slot, &is_placed, may_move);
+                let kind = self.change_of((shard as u32, number), entry, &is_placed, may_move);
                 let Some(kind) = kind.filter(|_| self.may_begin()) else { continue };
                 may_move &= kind != ChangeKind::Move;
-                slot.change = Some(Change::new(kind, added.remove(0), version));
+                entry.slots[number].change = Some(Change::new(kind, added.remove(0), version));
             }
         }
     }
@@ -553,21 +569,26 @@ impl<'a> Plan<'a> {
     /// Which change of a slot may be planned.
     fn change_of(
         &self,
-        slot: &Slot,
+        (shard, number): (u32, usize),
+        entry: &Entry,
         stays: &dyn Fn(&NodeId) -> bool,
         may_move: bool,
     ) -> Option<ChangeKind> {
-        let is_out = |change: &Change| self.presence(&change.to) != Presence::Live;
+        let slot = &entry.slots[number];
         match (&slot.holder, &slot.change) {
             (None, None) => Some(ChangeKind::Failover),
             (Some(holder), None) => match self.presence(&holder.node) {
                 Presence::Gone => Some(ChangeKind::Failover),
-                Presence::Live if may_move && !stays(&holder.node) => Some(ChangeKind::Move),
-                _ => None,
+                Presence::Live if stays(&holder.node) => None,
+                Presence::Live if self.is_remade(shard, slot) => {
+                    self.is_spared(shard, slot, entry).then_some(ChangeKind::Failover)
+                }
+                Presence::Live => may_move.then_some(ChangeKind::Move),
+                Presence::Down => None,
             },
             (_, Some(change)) => {
                 let is_failover = change.kind == ChangeKind::Failover;
-                (is_failover && is_out(change)).then_some(ChangeKind::Failover)
+                (is_failover && self.is_out(&change.to)).then_some(ChangeKind::Failover)
             }
         }
     }

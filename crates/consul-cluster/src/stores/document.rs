@@ -409,6 +409,7 @@ mod tests {
             disk: Disk(u64::MAX - number),
             presence: Presence::Live,
             is_failing: false,
+            to_remake: BTreeSet::new(),
             report: Report::default(),
         };
         let members: Vec<Member> = (0..100).map(node).collect();

@@ -3,7 +3,7 @@
 
 use super::disk::{DiskMark, Opening};
 use super::document::{FORMAT, MemberRecord, StoreMap};
-use super::reinit::Remaking;
+use super::reinit::{Order, Remaking};
 use super::{Store, Survives, Watched, is_live, member_key};
 use crate::keys;
 use crate::pauses::PAUSE;
@@ -119,6 +119,8 @@ pub(super) struct Member {
     lacking: Mutex<Option<BTreeSet<u32>>>,
     /// The shards whose replicas were equal in an entry while their numbers change.
     equal: Mutex<BTreeMap<u32, Equal>>,
+    /// An operator's order to make replicas again that the disk had kept.
+    pub kept_order: Option<Order>,
     /// How far it is with replicas that an operator has it make again.
     pub remaking: Mutex<Option<Remaking>>,
     /// Signals that there is something to report.
@@ -192,6 +194,10 @@ impl Member {
         if let Some(id) = id {
             holder.belongs_to(id);
         }
+        let kept_order = Order::kept(&*storage, disk).await?;
+        if let Some(order) = &kept_order {
+            holder.set_to_remake(&order.left);
+        }
         let doubt = match (&mark, current) {
             (Some(mark), None) => Some(store.doubt(mark, lost).await),
             _ => None,
@@ -224,7 +230,8 @@ impl Member {
             Transfer { holder: Arc::new(holder), peers: Arc::clone(&store.peers), page: PAGE };
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
-        let (lacking, equal, remaking) = Default::default();
+        let (lacking, equal) = Default::default();
+        let remaking = Mutex::new(kept_order.as_ref().map(|order| order.remaking("")));
         let mark = Mutex::new(next);
         Ok(Arc::new(Member {
             transfer,
@@ -234,6 +241,7 @@ impl Member {
             is_confirmed,
             lacking,
             equal,
+            kept_order,
             remaking,
             news,
         }))

@@ -306,6 +306,9 @@ impl Duty<'_> {
                 presence: presence(id),
                 is_failing: record.is_some_and(|record| record.is_failing)
                     || self.key_checks.is_unreached(id, view.snapshot),
+                to_remake: record
+                    .and_then(|record| Some(record.remaking.as_ref()?.to_remake.clone()))
+                    .unwrap_or_default(),
                 report: match (record, map) {
                     (Some(record), Some(map)) => record.report(id, map),
                     (record, _) => record.map(|it| it.report.clone()).unwrap_or_default(),
@@ -476,6 +479,7 @@ mod tests {
                 disk: Disk(disk),
                 presence: Presence::Live,
                 is_failing: false,
+                to_remake: BTreeSet::new(),
                 report: Default::default(),
             };
             let members = [member("n1", 1, 0.0), member("n2", 2, 1.0)];

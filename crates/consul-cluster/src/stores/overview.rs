@@ -160,8 +160,7 @@ impl Store {
         let lacking = member.as_ref().and_then(|member| member.lacking());
         let remaking = member.and_then(|member| lock(&member.remaking).clone());
         let remaking = remaking.filter(|it| it.left > 0);
-        let brief = |it| Remaking { shards: BTreeSet::new(), gone: BTreeSet::new(), ..it };
-        report.remaking = remaking.map(brief);
+        report.remaking = remaking.map(Remaking::brief);
         let held = map.entries().filter(|(_, entry)| entry.counting_at(own).is_some());
         let lacks = |shard: &u32| lacking.as_ref().is_none_or(|lacking| lacking.contains(shard));
         report.lacking = held.map(|(shard, _)| shard).filter(lacks).collect();

@@ -3,6 +3,10 @@
 //! For the protocol that is a replica that is lost. The node gives up one after the other: at most one shard of a store lacks a
 //! replica by this at any time, so that one more node that fails stops the writes of one shard at most. The order is on the disk
 //! whose replicas it is about, and so outlives the node's process and has no effect on another disk.
+//!
+//! A move would copy what is wrong. So the node lets no move end that copies a replica that is left, and reports the shards of
+//! these replicas: the leader ends such moves, and begins none. A replica that the node gives up while it is to have none is made
+//! on another node, from the others.
 
 use super::document::{MemberRecord, StoreMap};
 use super::lists::check_whole;
@@ -12,8 +16,8 @@ use super::{Store, is_live, members_prefix, outside, read_map};
 use crate::nodes::operate::no_such_node;
 use crate::nodes::request::{Asked, Reinit};
 use crate::pauses::PAUSE;
-use crate::shell::{operand, shell_word};
-use crate::{Cluster, Mode, Snapshot};
+use crate::shell::{listed, operand, shell_word};
+use crate::{Cluster, Snapshot};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -21,6 +25,7 @@ use consul_api::value::shape::unknown;
 use consul_client::watch::State;
 use consul_process::sync::lock;
 use consul_replication::map::{Disk, Entry, NodeId, Place};
+use consul_replication::storage::Storage;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -34,19 +39,36 @@ const SHOWN: usize = 3;
 
 /// An order, as the disk keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Order {
+pub(super) struct Order {
     id: u64,
     disk: Disk,
     /// The shards that it is about.
     #[serde(default)]
     shards: BTreeSet<u32>,
     /// The shards whose replicas are still to be made again.
-    left: BTreeSet<u32>,
+    pub(super) left: BTreeSet<u32>,
     /// That of these whose replica was given up and does not count again yet.
     given_up: Option<u32>,
-    /// The shards whose replicas have gone to other nodes before they were made again.
+    /// The shards whose replicas moves had copied when the node took the order.
     #[serde(default)]
     gone: BTreeSet<u32>,
+}
+
+impl Order {
+    /// The order that a disk has kept.
+    pub(super) async fn kept(storage: &dyn Storage, disk: Disk) -> Result<Option<Order>, Error> {
+        let kept = storage.kept(ORDER).await?;
+        let order = kept.and_then(|kept| serde_json::from_slice::<Order>(&kept).ok());
+        Ok(order.filter(|order| order.disk == disk))
+    }
+
+    /// How far it is.
+    pub(super) fn remaking(&self, waits_for: &str) -> Remaking {
+        let Order { id, shards, left, gone, .. } = self.clone();
+        let shards = if left.is_empty() { BTreeSet::new() } else { shards };
+        let waits_for = waits_for.to_owned();
+        Remaking { order: id, left: left.len(), shards, to_remake: left, gone, waits_for }
+    }
 }
 
 /// How far a node is with an order to make its replicas of a store again.
@@ -59,12 +81,23 @@ pub struct Remaking {
     /// The shards that the order is about, while some are left.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub shards: BTreeSet<u32>,
-    /// The shards whose replicas have gone to other nodes before they were made again, which may have copied them.
+    /// The shards that are left: no move copies their replicas. An older release does not tell them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub to_remake: BTreeSet<u32>,
+    /// The shards whose replicas other nodes had copied by moves when this one took the order.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gone: BTreeSet<u32>,
     /// Why the next one waits; empty: it does not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub waits_for: String,
+}
+
+impl Remaking {
+    /// The same without the shards.
+    pub(crate) fn brief(self) -> Self {
+        let Remaking { order, left, waits_for, .. } = self;
+        Remaking { order, left, waits_for, ..Remaking::default() }
+    }
 }
 
 /// The replicas of one store that a node is to make again.
@@ -143,11 +176,6 @@ impl<'a> Situation<'a> {
             format!("{node} is down: start it")
         } else if self.record(node).is_none() {
             format!("{node} does not have store {store} open: its log says why")
-        } else if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Draining) {
-            let off = operand(node, "--off");
-            format!(
-                "{node} drains, and its replicas move to others: `consul-ha drain {off}` ends that"
-            )
         } else if snapshot.leader.is_none() {
             "there is no leader, which would begin it: `consul-ha why` says why".to_owned()
         } else if !snapshot.frozen.is_empty() {
@@ -190,21 +218,23 @@ impl<'a> Situation<'a> {
             ));
         }
         if let Some(to) = entry.slots.iter().find_map(|slot| slot.target()) {
-            return Some(format!("{to} gets a replica of shard {shard}: wait until it has it"));
+            return Some(format!(
+                "{to} gets a replica of shard {shard}: wait until that has ended"
+            ));
         }
         let mut holders = entry.counting().map(|(_, place)| place);
         holders.find_map(|place| self.doubt(node, shard, place))
     }
 
     /// Why the replica of a shard that a node has given up is not made at once, with the cure.
-    fn delay(&self, node: &str, shard: u32, entry: &Entry) -> Option<String> {
-        let fails = self.record(node).is_some_and(|record| record.is_failing);
+    fn delay(&self, own: Place, shard: u32, entry: &Entry) -> Option<String> {
+        let node = &*own.node;
+        // The leader has yet to begin it, or has begun, maybe on another node.
+        let change = entry.failover_from(node, own.disk);
+        let is_made_here = change.is_none_or(|change| &*change.to == node);
+        let fails = self.record(node).is_some_and(|record| record.is_failing && is_made_here);
         let fails = fails.then(|| storage_fails(node));
-        // The leader has yet to begin it, or has begun.
-        let not_begun = || {
-            let is_begun = entry.change_to(node).is_some();
-            (!is_begun).then(|| self.obstacle(node)).flatten()
-        };
+        let not_begun = || change.is_none().then(|| self.obstacle(node)).flatten();
         let mut others = entry.counting().filter(|(_, place)| &*place.node != node);
         fails.or_else(not_begun).or_else(|| others.find_map(|(_, it)| self.doubt(node, shard, it)))
     }
@@ -317,12 +347,10 @@ pub async fn told(
 /// [`Kind::Conflict`] with the obstacles.
 pub fn check(node: &str, replicas: &BTreeMap<String, Replicas>) -> Result<(), Error> {
     let obstacles = BTreeSet::from_iter(replicas.values().flat_map(|it| &it.obstacles));
-    let first = Vec::from_iter(obstacles.iter().take(SHOWN).map(|it| it.as_str())).join("; ");
-    let why = match obstacles.len().saturating_sub(SHOWN) {
-        _ if replicas.is_empty() => format!("{node} has no replica of a store"),
-        _ if obstacles.is_empty() => return Ok(()),
-        0 => first,
-        rest => format!("{first}; and {rest} more"),
+    let why = match replicas.is_empty() {
+        true => format!("{node} has no replica of a store"),
+        false if obstacles.is_empty() => return Ok(()),
+        false => listed(obstacles, (SHOWN, "; ")),
     };
     Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
 }
@@ -379,16 +407,7 @@ impl Member {
         let mut asked = store.cluster.reinits.subscribe();
         let name = &store.options.name;
         let own_disk = self.transfer.holder.disk();
-        let mut order = loop {
-            match self.transfer.holder.storage().kept(ORDER).await {
-                Ok(kept) => {
-                    break kept.and_then(|kept| serde_json::from_slice::<Order>(&kept).ok());
-                }
-                Err(error) => tracing::debug!(store = name, %error, "an order is read again"),
-            }
-            store.sleep(PAUSE).await;
-        };
-        order = order.filter(|order| order.disk == own_disk);
+        let mut order = self.kept_order.clone();
         loop {
             let new = asked.borrow_and_update().get(name).cloned();
             let is_new = |new: &Reinit| order.as_ref().is_none_or(|it| it.id != new.order);
@@ -406,7 +425,8 @@ impl Member {
                     "an operator has replicas of this node made again"
                 );
                 let (id, left) = (new.order, shards.clone());
-                let new = Order { id, disk: own_disk, shards, left, given_up, gone };
+                let mut new = Order { id, disk: own_disk, shards, left, given_up, gone };
+                self.leave_out_what_has_left(store, &mut new).await;
                 self.keep_order(store, &new).await;
                 order = Some(new);
             }
@@ -421,12 +441,7 @@ impl Member {
                 }
                 _ => String::new(),
             };
-            let remaking = |Order { id, shards, left, gone, .. }: &Order| {
-                let shards = if left.is_empty() { BTreeSet::new() } else { shards.clone() };
-                let (left, gone, waits_for) = (left.len(), gone.clone(), waits_for.clone());
-                Remaking { order: *id, left, shards, gone, waits_for }
-            };
-            let remaking = order.as_ref().map(remaking);
+            let remaking = order.as_ref().map(|order| order.remaking(&waits_for));
             let is_busy = remaking.as_ref().is_some_and(|it| it.left > 0);
             self.tell_remaking(remaking);
             tokio::select! {
@@ -437,8 +452,23 @@ impl Member {
         }
     }
 
+    /// Lets no move end from now on that copies a replica of an order that the node takes, and leaves out the replicas that
+    /// moves have copied already.
+    async fn leave_out_what_has_left(&self, store: &Store, order: &mut Order) {
+        let holder = &self.transfer.holder;
+        holder.set_to_remake(&order.left);
+        let Some(map) = store.map.borrow().clone() else { return };
+        for (shard, entry) in map.entries().filter(|(shard, _)| order.left.contains(shard)) {
+            if order.given_up != Some(shard) && holder.has_left(shard, entry).await {
+                order.gone.insert(shard);
+            }
+        }
+        order.left.retain(|shard| !order.gone.contains(shard));
+    }
+
     /// Keeps the order on the disk; without that nothing is given up.
     async fn keep_order(&self, store: &Store, order: &Order) {
+        self.transfer.holder.set_to_remake(&order.left);
         let bytes = serde_json::to_vec(order).unwrap_or_default();
         while let Err(error) =
             self.transfer.holder.storage().keep(ORDER, bytes.clone().into()).await
@@ -466,21 +496,32 @@ impl Member {
 
     /// Goes on with an order. Returns why it waits; empty: it does not.
     async fn make_next_again(&self, store: &Store, order: &mut Order) -> String {
-        let (own, name) = (self.transfer.holder.node(), &store.options.name);
+        let (holder, name) = (&self.transfer.holder, &store.options.name);
+        let own = holder.node();
         let Some(map) = store.map.borrow().clone() else { return String::new() };
         let entry = |shard: u32| map.map.shards.get(shard as usize);
-        // A replica that has moved away is not the node's any more, and the other node has copied what it had.
-        let is_own = |shard: &u32| entry(*shard).is_some_and(|entry| entry.names(own));
-        let gone = order.left.iter().filter(|shard| !is_own(shard)).copied();
-        order.gone.extend(gone.filter(|shard| Some(*shard) != order.given_up));
-        order.left.retain(is_own);
+        // Another node has made it from the others, or the shard has fewer replicas now: no move has copied it. The rest of
+        // it goes at once, or the node would keep that when it gets the shard again.
+        for (shard, entry) in map.entries().filter(|(_, entry)| !entry.names(own)) {
+            let is_left = order.left.contains(&shard) && !map.unrecovered.contains(&shard);
+            if is_left && holder.has_left(shard, entry).await {
+                match self.transfer.drop_unnamed(shard, entry).await {
+                    Ok(true) => _ = order.left.remove(&shard),
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(store = name, shard, %error, "a drop waits"),
+                }
+            }
+        }
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
             // The replica may know more than the map that came last: then it is whole, and does not count yet.
-            let known = self.transfer.holder.state(shard).await.entry;
+            let known = holder.state(shard).await.entry;
             let entry = known.as_ref().filter(|it| it.epoch > entry.epoch).unwrap_or(entry);
-            if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
+            if order.left.contains(&shard) && !holder.counts(shard, entry).await {
                 return match Situation::read(&store.cluster, name).await {
-                    Ok(Some(situation)) => situation.delay(own, shard, entry).unwrap_or_default(),
+                    Ok(Some(situation)) => {
+                        let own = Place { node: own.clone(), disk: holder.disk(), is_first: false };
+                        situation.delay(own, shard, entry).unwrap_or_default()
+                    }
                     Ok(None) => no_map(name),
                     Err(error) => error.message().to_owned(),
                 };
@@ -502,7 +543,13 @@ impl Member {
         }
         let mut waits_for = String::new();
         for (shard, entry) in order.left.iter().filter_map(|it| Some((*it, entry(*it)?))) {
-            let obstacle = match situation.obstacle_of(own, shard, entry) {
+            let has_left = || {
+                let why = format!(
+                    "shard {shard} is not {own}'s any more: it drops what it has when all its replicas are there"
+                );
+                (!entry.names(own)).then_some(why)
+            };
+            let obstacle = match has_left().or_else(|| situation.obstacle_of(own, shard, entry)) {
                 None => match self.transfer.give_up(shard, entry).await {
                     Ok(true) => {
                         order.given_up = Some(shard);

@@ -3,7 +3,7 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
-use crate::shell::{operand, operands};
+use crate::shell::{self, operand, operands};
 use crate::stores::reinit::{Remaking, reinit_off};
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use consul_process::os;
@@ -98,10 +98,7 @@ fn note(problem: &'static str, of: &str, text: String, cure: String) -> Problem 
 
 /// Up to [`NAMED`] of a list, and the number of the rest.
 fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
-    let rest = items.len().saturating_sub(NAMED);
-    let named: Vec<String> = items.take(NAMED).map(|item| item.to_string()).collect();
-    let named = named.join(", ");
-    if rest == 0 { named } else { format!("{named} and {rest} more") }
+    shell::listed(items, (NAMED, ", "))
 }
 
 /// Up to [`NAMED`] shards: `shard 3`, or `shards 3, 4`.
@@ -1042,7 +1039,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     }
     for (id, Remaking { left, waits_for, .. }) in &store.remaking {
         let mut text = format!(
-            "store {name}: {id} makes its replicas again, one after the other, as an operator has ordered: {left} are left"
+            "store {name}: {id} makes its replicas again, one after the other, as an operator has ordered: {left} are left, and do \
+             not move before"
         );
         if !waits_for.is_empty() {
             text.push_str(&format!("; the next one waits: {waits_for}"));

@@ -2,6 +2,7 @@
 
 use super::Report;
 use crate::event::MAX_KEPT;
+use crate::stores::reinit::Remaking;
 
 /// The most endpoints of Consul that one process has.
 const MAX_ENDPOINTS: usize = 16;
@@ -48,11 +49,10 @@ impl Report {
         self.no_history = self.no_history.map(cut_message);
         self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);
-        let remaking = self.copies.iter_mut().filter_map(|copies| copies.remaking.as_mut());
-        for it in remaking {
-            cut(&mut it.waits_for, MAX_TEXT);
-            it.shards.clear();
-            it.gone.clear();
+        for copies in &mut self.copies {
+            copies.remaking = copies.remaking.take().map(Remaking::brief);
+            let remaking = copies.remaking.iter_mut();
+            remaking.for_each(|it| cut(&mut it.waits_for, MAX_TEXT));
         }
         self.stores = self.stores.filter(|stores| stores.len() <= MAX_STORES);
         self.stores.iter_mut().flatten().for_each(|store| cut(store, MAX_TEXT));

@@ -19,6 +19,7 @@ fn members(count: u64) -> Vec<Member> {
         disk: Disk(number),
         presence: Presence::Live,
         is_failing: false,
+        to_remake: BTreeSet::new(),
         report: Report::default(),
     };
     (1..=count).map(member).collect()
@@ -338,5 +339,75 @@ fn a_move_from_a_storage_that_fails_becomes_a_failover_if_nothing_is_missed_with
         members[0].is_failing = false;
         let cancelled = after(&next, &members).expect("another map");
         assert_eq!(changes(&cancelled), [], "{case}");
+    }
+}
+
+/// n1 is to make its replica again. Each member but n1 to n3 is a spare one.
+#[test]
+fn a_replica_that_is_to_be_made_again_does_not_move() {
+    let map = first(1, &members(3));
+    let with = |count, change: &dyn Fn(&mut Member)| {
+        let mut members = members(count);
+        members[0].to_remake.insert(0);
+        change(&mut members[0]);
+        members
+    };
+    let of_n1 = |map: &Map| {
+        let slots = map.shards[0].slots.iter();
+        let mut slots = slots.filter(|it| it.holder.as_ref().is_some_and(|it| *it.node == *"n1"));
+        slots.next().and_then(|slot| slot.change.clone()).map(|it| (it.kind, it.to.to_string()))
+    };
+    let (moves, failover) = (ChangeKind::Move, ChangeKind::Failover);
+    let to = |kind, node: &str| Some((kind, node.to_owned()));
+    for (what, expected, change) in [
+        ("it drains", None, &(|it: &mut Member| it.weight = 0.0) as &dyn Fn(&mut Member)),
+        ("it is light", None, &|it| it.weight = 0.01),
+        ("done", to(moves, "n4"), &|it| (it.weight, it.to_remake) = (0.0, BTreeSet::new())),
+        ("another shard", to(moves, "n4"), &|it| (it.weight, it.to_remake) = (0.0, [1].into())),
+        // Nothing copies it after that, and what it drains from is another node.
+        ("given up", to(failover, "n1"), &|it| it.report.missing.push(0)),
+        ("given up, it drains", to(failover, "n4"), &|it| {
+            it.weight = 0.0;
+            it.report.missing.push(0);
+        }),
+        ("it is gone", to(failover, "n4"), &|it| it.presence = Presence::Gone),
+        ("it drains and fails", to(failover, "n4"), &|it| (it.weight, it.is_failing) = (0.0, true)),
+    ] {
+        assert_eq!(of_n1(&next(&map, &with(4, change), &[], &[])), expected, "{what}");
+    }
+    // Without another node it makes it itself, until there is one.
+    let drains = with(3, &|it| {
+        it.weight = 0.0;
+        it.report.missing.push(0);
+    });
+    let begun = next(&map, &drains, &[], &[]);
+    assert_eq!(of_n1(&begun), to(failover, "n1"));
+    let joined: Vec<Member> = drains.iter().cloned().chain(members(4).pop()).collect();
+    assert_eq!(of_n1(&next(&begun, &joined, &[], &[])), to(failover, "n4"));
+    // A move that has begun before ends, unless it has copied it already.
+    let moving = next(&map, &with(4, &|it| (it.weight, it.to_remake) = (0.0, [].into())), &[], &[]);
+    let drains = with(4, &|it| it.weight = 0.0);
+    assert_eq!(of_n1(&next(&moving, &drains, &[], &[])), None);
+    let mut finished = drains;
+    finished[3].report.finished.push((0, moving.version));
+    let after = next(&moving, &finished, &[], &[]);
+    assert!(after.shards[0].names("n4") && !after.shards[0].names("n1"));
+}
+
+/// It goes first of more replicas than are wanted.
+#[test]
+fn a_replica_that_is_to_be_made_again_is_removed_first() {
+    for remade in 0..3 {
+        let mut members = members(3);
+        let mut map = first(1, &members);
+        members[remade].to_remake.insert(0);
+        let wanted = Quorums::majorities(2);
+        for _ in 0..3 {
+            let (epoch, without) = (map.shards[0].epoch, Vec::new());
+            members[0].report.equal = vec![Equal { shard: 0, epoch, without }];
+            map = next_toward(&map, &members, wanted);
+        }
+        assert!(map.shards[0].has(wanted) || map.shards[0].slots.len() == 2, "{map:?}");
+        assert!(!map.shards[0].names(&members[remade].id), "{map:?}");
     }
 }

@@ -425,3 +425,30 @@ fn a_node_that_cannot_promise_holds_up_nobody() {
     let lost = Inquiry { has: &|place: &Place| &*place.node != "a", ..asking };
     now(lost.newest(&entry, 100)).expect_err("a has another disk by now");
 }
+
+/// No move gets the end of a replica that is to be made again, unless it had that before.
+#[test]
+fn a_replica_that_is_to_be_made_again_is_not_sealed() {
+    for is_late in [false, true] {
+        let (net, mut entry) = Net::of_three("acknowledged");
+        let target = net.start("d", 4);
+        entry.epoch = 2;
+        entry.slots[0].change = change(ChangeKind::Move, "d", 2);
+        now(target.holder.learn(0, &entry)).expect("memory");
+        let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+        if is_late {
+            now(target.pursue(0)).expect("it moves");
+        }
+        holder.set_to_remake(&[0].into());
+        let moved = now(target.pursue(0));
+        assert_eq!((moved.is_ok(), now(holder.has_left(0, &entry))), (is_late, is_late));
+        // Nothing but this keeps it: the next entry has another move, or none.
+        holder.set_to_remake(&BTreeSet::new());
+        entry.epoch = 3;
+        entry.slots[0].change = change(ChangeKind::Move, "d", 3);
+        assert!(!now(holder.has_left(0, &entry)));
+        now(target.holder.learn(0, &entry)).expect("memory");
+        assert!(now(target.pursue(0)).expect("it moves"));
+        assert!(now(holder.has_left(0, &entry)));
+    }
+}

@@ -80,6 +80,58 @@ impl Cases {
     }
 }
 
+impl Cases {
+    fn told(&self, node: &str) -> Option<Remaking> {
+        let stores = ["points".to_owned()];
+        let told = self.world.run(told(&look(&self.world), node, stores.iter()));
+        told.expect("an answer").remove("points")
+    }
+
+    /// The shards of a disk with wrong records.
+    fn wrong(&self, disk: &Disk) -> BTreeSet<u32> {
+        let is_wrong = |shard: &u32| {
+            let records = self.world.run(disk.scan(*shard, Range::all(), usize::MAX));
+            let mut records = records.expect("memory").into_iter();
+            records.any(|it| it.data.as_deref() == Some(WRONG.as_bytes()))
+        };
+        (0..8).filter(is_wrong).collect()
+    }
+
+    fn let_leave(&self, leaves: Leaves, nodes: &mut Vec<Process>) {
+        let one = &nodes[0].cluster;
+        match leaves {
+            Leaves::Drain => {
+                self.world.run(one.set_mode("n3", Mode::Draining)).expect("the right to do so");
+            }
+            Leaves::Leave => _ = self.world.run(one.ask_leave(None, "n3")).expect("a node"),
+            Leaves::Weight => {
+                self.world.run(one.set_weight(None, "n3", Some(0.0))).expect("the right to do so");
+            }
+            Leaves::NewNode => nodes.push(self.start("n5", &Disk::new())),
+            Leaves::FewerReplicas => {
+                let change = NumbersChange { replicas: Some(2), write: Some(2), read: Some(2) };
+                let shown = self.world.run(outside::numbers(one, "points", change, None));
+                let shown = shown.expect("numbers");
+                let set = outside::set_numbers(one, "points", &shown, None);
+                self.world.run(set).expect("the right to do so");
+            }
+        }
+    }
+
+    fn have_left(&self, leaves: Leaves, nodes: &[Process]) -> bool {
+        let held = nodes[0].holders();
+        match leaves {
+            Leaves::Drain | Leaves::Weight => nodes[0].is_settled(3) && !held.contains("n3"),
+            Leaves::Leave => {
+                let snapshot = nodes[0].cluster.snapshot();
+                nodes[0].is_settled(3) && snapshot.nodes.get("n3").is_none_or(|it| !it.is_live)
+            }
+            Leaves::NewNode => nodes[0].is_settled(3) && held.contains("n5"),
+            Leaves::FewerReplicas => nodes[0].is_settled(2),
+        }
+    }
+}
+
 /// How many replicas are missing at most of any shard, and of how many shards one.
 fn missing(node: &Process) -> (usize, usize) {
     let status = node.store.status();
@@ -161,7 +213,7 @@ fn nothing_is_given_up_while_another_replica_is_not_sure() {
     };
     // Each of these ends before the next one.
     set("n1", Mode::Draining);
-    cases.is_refused("n1", "n1 drains");
+    cases.is_refused("n1", "gets a replica of shard");
     set("n1", Mode::Active);
     cases.wait_until(120, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
     let leader = &nodes[0].cluster;
@@ -468,29 +520,194 @@ fn the_order_of_a_node_that_is_down_is_in_nobodys_way() {
     cases.wait_until_made("n1");
 }
 
-/// A move copies what the node has: what is wrong is on another node after that, and nobody may believe that it is mended.
+/// The reason why replicas leave n3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaves {
+    Drain,
+    Leave,
+    Weight,
+    NewNode,
+    FewerReplicas,
+}
+
+/// When the replicas begin to leave, as the operator's order sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Begins {
+    Before,
+    AfterTheLook,
+    AtTheSameTime,
+    WhenItIsTaken,
+    InItsMiddle,
+}
+
+/// A move copies what the node has, so none may copy a replica that is to be made again; and it has to end nevertheless.
 #[test]
-fn replicas_that_went_to_another_node_are_not_taken_for_made_again() {
-    let (cases, nodes) = Cases::filled(4);
-    cases.wait_until(60, || nodes[0].is_settled(3));
-    let shards = cases.find("n3").expect("an answer").remove("points").expect("the store").shards;
-    cases.order("n3");
-    cases.wait_until(60, || cases.remaking("n3").is_some_and(|it| it.left < shards.len()));
-    cases.world.run(nodes[0].cluster.set_mode("n3", Mode::Draining)).expect("the right to do so");
-    let last = || {
-        let stores = ["points".to_owned()];
-        let told = cases.world.run(told(&look(&cases.world), "n3", stores.iter()));
-        told.expect("an answer").remove("points").expect("it tells also without a replica")
-    };
-    let begun = last().left;
-    let end = cases.deadline(300);
-    while last().left > 0 {
-        assert!(cases.world.clock.now() < end, "{:?}", last());
-        cases.world.wait(Duration::from_millis(500));
+fn no_move_copies_a_replica_that_is_to_be_made_again() {
+    use Begins::{AfterTheLook, AtTheSameTime, Before, InItsMiddle, WhenItIsTaken};
+    use Leaves::{Drain, FewerReplicas, Leave, NewNode, Weight};
+    let mut were_late = 0;
+    for leaves in [Drain, Leave, Weight, NewNode, FewerReplicas] {
+        for begins in [Before, AfterTheLook, AtTheSameTime, WhenItIsTaken, InItsMiddle] {
+            // All replicas, the first one, the last one.
+            for (from, to) in [(0, 99), (0, 1), (5, 6)] {
+                if leaves != Drain && to != 99 && begins != WhenItIsTaken {
+                    continue;
+                }
+                let case = format!("{leaves:?} {begins:?} {from}");
+                let (cases, mut nodes) = Cases::filled(4);
+                cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+                cases.spoil(&nodes[2].disk);
+                let all = cases.find("n3").expect("an answer")["points"].shards.clone();
+                let shards: Vec<u32> = all.iter().copied().take(to).skip(from).collect();
+                if begins == Before {
+                    cases.let_leave(leaves, &mut nodes);
+                    cases.world.wait(Duration::from_secs(1));
+                }
+                let found = cases.find_of("n3", Some("points"), &shards).expect("an answer");
+                if begins == Before && leaves != NewNode {
+                    let obstacles = found["points"].obstacles.join("; ");
+                    let moves = obstacles.contains("gets a replica of shard");
+                    assert!(moves || obstacles.contains("numbers of store points"), "{case}");
+                    continue;
+                }
+                if begins == AfterTheLook {
+                    cases.let_leave(leaves, &mut nodes);
+                    cases.world.wait(Duration::from_millis(700 + 100 * from as u64));
+                }
+                let asked = cases.world.run(ask(&look(&cases.world), "n3", &found));
+                if begins == Before && asked.is_err() {
+                    continue;
+                }
+                let order = asked.expect("nothing is in the way").expect("a new order");
+                let order = order.request.reinit["points"].order;
+                let told = || cases.told("n3").filter(|it| it.order == order);
+                match begins {
+                    Before | AfterTheLook | AtTheSameTime => {}
+                    WhenItIsTaken => cases.wait_until(30, || told().is_some()),
+                    InItsMiddle => {
+                        cases.wait_until(30, || told().is_some());
+                        cases.world.wait(Duration::from_millis(1700));
+                    }
+                }
+                if ![Before, AfterTheLook].contains(&begins) {
+                    cases.let_leave(leaves, &mut nodes);
+                }
+                let (end, mut last) = (cases.deadline(300), told());
+                let is_there = || cases.told("n3").is_some();
+                // Two nodes have the two replicas of a shard, and none would be left to make one from.
+                let cannot = |it: &Remaking| it.waits_for.contains("need all 2 replicas");
+                let is_over = |it: &Remaking| it.left == 0 || leaves == FewerReplicas && cannot(it);
+                while !last.as_ref().is_some_and(is_over) && (is_there() || last.is_none()) {
+                    assert!(cases.world.clock.now() < end, "{case}: {last:?}");
+                    cases.world.wait(Duration::from_millis(500));
+                    last = told().or(last);
+                }
+                cases.wait_until(120, || cases.have_left(leaves, &nodes));
+                // By then it has dropped what it does not have any more.
+                cases.world.wait(Duration::from_secs(20));
+                let last = told().or(last).unwrap_or_default();
+                let is_right = last.gone.is_empty() && last.left == 0;
+                let may_be_late = [AfterTheLook, AtTheSameTime].contains(&begins);
+                assert!(is_right || may_be_late, "{case}: {last:?}");
+                were_late += last.gone.len();
+                let ordered = BTreeSet::from_iter(shards);
+                for (at, node) in nodes.iter().enumerate() {
+                    let wrong = cases.wrong(&node.disk);
+                    let wrong = BTreeSet::from_iter(wrong.intersection(&ordered).copied());
+                    let known =
+                        if at == 2 { &last.to_remake | &last.gone } else { last.gone.clone() };
+                    let is_member = at != 2 || leaves != Leave;
+                    assert!(
+                        wrong.is_subset(&known) || !is_member,
+                        "{case}: n{}: {wrong:?}",
+                        at + 1
+                    );
+                }
+                if is_right && to == 99 {
+                    cases.has(&nodes[3], "before");
+                }
+            }
+        }
     }
-    let gone = last().gone;
-    assert!(!gone.is_empty() && gone.len() <= begun && gone.is_subset(&shards), "{gone:?}");
-    cases.has(&nodes[1], "before");
+    assert!(were_late > 0, "no move had copied a replica before the order was taken");
+}
+
+/// The node, or the leader, ends at some moment, and is started again; or an operator pauses moves, or ends the order, after
+/// which the moves go on; or the node's disk fails, which then needs nothing of it.
+#[test]
+fn a_drain_ends_whatever_comes_between() {
+    for what in ["n3", "the leader", "a pause", "--off", "a full disk"] {
+        for moment in 0..4 {
+            let case = format!("{what} at {moment}");
+            let (cases, mut nodes) = Cases::filled(4);
+            cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+            cases.spoil(&nodes[2].disk);
+            cases.order("n3");
+            cases.wait_until(30, || cases.told("n3").is_some());
+            let drains = |mode| {
+                let set = nodes[1].cluster.set_mode("n3", mode);
+                cases.world.run(set).expect("the right to do so");
+            };
+            drains(Mode::Draining);
+            cases.world.wait(Duration::from_millis(200 + 700 * moment));
+            match what {
+                "n3" | "the leader" => {
+                    let leads = |it: &Process| it.cluster.is_leader();
+                    let at = if what == "n3" { Some(2) } else { nodes.iter().position(leads) };
+                    let at = at.expect("a leader");
+                    cases.kill(&nodes[at]);
+                    cases.world.wait(Duration::from_secs(if moment % 2 == 0 { 1 } else { 20 }));
+                    nodes[at] = cases.start(&format!("n{}", at + 1), &nodes[at].disk);
+                }
+                "a pause" => {
+                    let cluster = &nodes[1].cluster;
+                    cases.world.run(cluster.pause_moves(None, "ada", "")).expect("the right");
+                    cases.world.wait(Duration::from_secs(25));
+                    let told = cases.told("n3").expect("an order");
+                    assert!(
+                        told.left == 0 || told.waits_for.contains("paused"),
+                        "{case}: {told:?}"
+                    );
+                    cases.world.run(cluster.resume_moves(None)).expect("the right to do so");
+                }
+                "--off" => {
+                    let found = cases.find("n3").expect("an answer");
+                    cases.world.run(end(&look(&cases.world), "n3", &found)).expect("an answer");
+                }
+                _ => nodes[2].disk.is_full.store(true, Relaxed),
+            }
+            let is_drained = || {
+                let told = cases.told("n3");
+                let is_done = told.is_some_and(|it| it.left == 0) || what == "a full disk";
+                is_done && cases.have_left(Leaves::Drain, &nodes)
+            };
+            cases.wait_until(400, is_drained);
+            cases.world.wait(Duration::from_secs(20));
+            if what != "--off" {
+                let mut others = nodes.iter().filter(|it| it.cluster.options().node_id != "n3");
+                assert!(others.all(|it| is_right(&it.disk)), "{case}");
+                cases.has(&nodes[1], "before");
+            }
+        }
+    }
+}
+
+/// Its replicas were made on others meanwhile, not copied from it: it has to drop them.
+#[test]
+fn a_node_that_was_replaced_meanwhile_ends_its_order_when_it_has_dropped_the_rest() {
+    let (cases, mut nodes) = Cases::filled(4);
+    cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+    cases.spoil(&nodes[2].disk);
+    cases.order("n3");
+    cases.wait_until(30, || cases.told("n3").is_some_and(|it| it.left > 1));
+    cases.kill(&nodes[2]);
+    cases.wait_until(900, || nodes[0].is_settled(3) && nodes[0].holders().len() == 3);
+    nodes[2] = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(300, || cases.told("n3").is_some_and(|it| it.left == 0));
+    assert_eq!(cases.told("n3").expect("an order").gone, BTreeSet::new());
+    cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+    assert!(nodes.iter().all(|it| is_right(&it.disk)));
+    cases.has(&nodes[2], "before");
 }
 
 /// Of two operators who have both seen that nothing was ordered, the second one's order does not replace the first one's.

@@ -347,6 +347,7 @@ impl Scenario {
             scenario.world.spawn(to, async move {
                 let answer = holder.serve(request.clone()).await;
                 serving.note_stored(to, &request, &answer.outcome);
+                serving.check_seal(to, &request, &answer.outcome);
                 serving.world.sleep(serving.delay()).await;
                 if serving.is_cut(from, to) || serving.loses() {
                     return hold(reply).await;
@@ -384,6 +385,15 @@ impl Scenario {
             let now = self.world.now();
             let quorum = request.entry.quorums.write;
             self.checker.borrow_mut().stored(&place, record.version, at, quorum, now);
+        }
+    }
+
+    /// A move may not copy what an operator has made again.
+    fn check_seal(&self, node: Node, request: &Request, outcome: &Outcome) {
+        let is_sealed = matches!((&request.action, outcome), (Action::Seal, Outcome::Done));
+        let shard = request.shard;
+        if is_sealed && self.to_remake(node).contains(&shard) {
+            self.world.violation(|| format!("a move copies shard {shard} of {node} all the same"));
         }
     }
 

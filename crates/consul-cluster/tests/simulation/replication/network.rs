@@ -4,14 +4,15 @@ use crate::world::Node;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
-use consul_replication::map::NodeId;
+use consul_replication::map::{Disk as MapDisk, NodeId};
 use consul_replication::message::{Reply, Request};
 use consul_replication::peers::{Peers, Runtime};
 use consul_replication::record::{Range, Record, Version};
 use consul_replication::state::State;
 use consul_replication::storage::{Memory, Storage};
 use futures_util::FutureExt as _;
-use std::collections::BTreeMap;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,13 @@ pub struct Disk {
     pub usual_ms: u64,
     /// The states of shards that were looked at, beside what they were decoded from.
     states: Mutex<BTreeMap<u32, (Option<Bytes>, State)>>,
+}
+
+/// The part of an operator's order to make replicas again that concerns the checks.
+#[derive(Deserialize)]
+struct Order {
+    disk: MapDisk,
+    left: BTreeSet<u32>,
 }
 
 /// The content of a shard on a disk.
@@ -91,6 +99,16 @@ impl Disk {
     /// Whether its mark says that it has all of a shard.
     pub fn is_marked(&self, shard: u32) -> bool {
         self.with_state(shard, |state| state.is_whole)
+    }
+
+    /// The shards whose replicas its node is to make again, if it is this disk of the node's, or any.
+    pub fn to_remake(&self, disk: Option<MapDisk>) -> BTreeSet<u32> {
+        let kept = at_once(self.memory.kept("reinit"));
+        let order = kept.map(|it| serde_json::from_slice::<Order>(&it).expect("what was kept"));
+        order
+            .filter(|order| disk.is_none_or(|disk| order.disk == disk))
+            .map(|order| order.left)
+            .unwrap_or_default()
     }
 
     /// Whether a copy of a shard to it is in progress.

@@ -376,6 +376,7 @@ impl Scenario {
                     _ => Presence::Gone,
                 },
                 is_failing: false,
+                to_remake: BTreeSet::new(),
                 report: said.report.clone(),
             };
             register.nodes.iter().map(member).collect()
@@ -466,11 +467,13 @@ impl Scenario {
         let node = self.in_a_change().unwrap_or_else(|| world.number(0..nodes as u64) as usize);
         let lasts = world.millis(100..9000);
         // The kinds that change the map are more frequent.
-        let kind = [0, 1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 8, 8, 9, 9, 9, 10, 10, 11, 12, 12]
-            [world.number(0..22) as usize];
+        let kinds =
+            [0, 1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 8, 8, 9, 9, 9, 10, 10, 11, 12, 12, 13, 13, 13, 13];
+        // The last ones are orders that only a real node takes.
+        let kind = kinds[world.number(0..if self.wired { 26 } else { 22 }) as usize];
         world.note(|| format!("disruption {kind} of node {node} for {lasts:?}"));
         match kind {
-            5 | 8 | 10 if self.wired => self.disrupt_wired(kind, node, lasts).await,
+            5 | 8 | 10 | 13 if self.wired => self.disrupt_wired(kind, node, lasts).await,
             0 | 1 => {
                 world.count("kills", 1);
                 self.kill(node);

@@ -74,7 +74,8 @@ impl Scenario {
     pub fn most_losses(&self) -> usize {
         let of_all = |wanted: Quorums| wanted.sizes().least();
         if !self.numbers_change {
-            return of_all(self.quorums) - 1;
+            // A replica that was given up counts as lost.
+            return (of_all(self.quorums) - 1).saturating_sub(self.nodes_with_orders());
         }
         // Nobody tells how far real nodes are with a change.
         if self.wired {

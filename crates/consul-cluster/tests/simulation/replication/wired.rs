@@ -4,7 +4,7 @@ use super::nodes::{name, number};
 use super::{CLIENTS, START_MS, Scenario};
 use crate::world::{Disruption, ENVIRONMENT, Node};
 use consul_api::error::Kind;
-use consul_cluster::stores::{ShardStatus, Store, StoreOptions, leader};
+use consul_cluster::stores::{ShardStatus, Store, StoreOptions, leader, reinit};
 use consul_cluster::{Cluster, Mode, Options};
 use consul_process::clock::WallClock;
 use consul_replication::map::ChangeKind;
@@ -12,6 +12,7 @@ use consul_replication::peers::Peers;
 use consul_replication::quorum::Router;
 use consul_replication::storage::Storage;
 use consul_sim::Retained;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,6 +176,13 @@ impl Scenario {
         if let Err(why) = self.is_whole_wired() {
             self.world.violation(|| why);
         }
+        // Other numbers may not allow it.
+        let nodes = 0..if self.numbers_change { 0 } else { self.processes.borrow().len() };
+        for (node, left) in nodes.map(|node| (node, self.to_remake(node))) {
+            if !left.is_empty() {
+                self.world.violation(|| format!("node {node} has not made {left:?} again"));
+            }
+        }
     }
 
     pub fn in_a_wired_change(&self) -> Option<Node> {
@@ -211,6 +219,7 @@ impl Scenario {
                 world.sleep(lasts * 3).await;
                 drains(Mode::Active).await;
             }
+            13 => self.order_again(node, lasts).await,
             _ if world.chance(0.2) => {
                 world.count("wipes", 1);
                 world.agent.restart(Retained::Nothing);
@@ -222,6 +231,40 @@ impl Scenario {
                 world.agent.restore_snapshot(&backup);
             }
         }
+    }
+
+    /// An operator has a node make its replicas again, all of them or one, and may end that before it is done.
+    async fn order_again(&self, node: Node, lasts: Duration) {
+        let world = &self.world;
+        let operator = world.number(0..self.processes.borrow().len() as u64) as usize;
+        let Some((cluster, _)) = self.processes.borrow()[operator].wired.clone() else { return };
+        let (id, all) = (name(node), BTreeSet::new());
+        let one = [world.number(0..u64::from(self.shards)) as u32].into();
+        let shards = if world.chance(0.5) { &all } else { &one };
+        let Ok(found) = reinit::find(&cluster, &id, Some(STORE), shards).await else { return };
+        if reinit::ask(&cluster, &id, &found).await.is_err() {
+            return;
+        }
+        world.count("orders", 1);
+        if !world.chance(0.3) {
+            return;
+        }
+        world.sleep(lasts).await;
+        if let Ok(found) = reinit::find(&cluster, &id, Some(STORE), &all).await {
+            _ = reinit::end(&cluster, &id, &found).await;
+        }
+    }
+
+    /// The shards whose replicas a node is to make again.
+    pub fn to_remake(&self, node: Node) -> BTreeSet<u32> {
+        let storage = Arc::clone(&self.processes.borrow()[node].storage);
+        self.holder(node).map(|holder| storage.to_remake(Some(holder.disk()))).unwrap_or_default()
+    }
+
+    /// How many nodes are to make replicas again, also nodes that are down.
+    pub fn nodes_with_orders(&self) -> usize {
+        let processes = self.processes.borrow();
+        processes.iter().filter(|it| !it.storage.to_remake(None).is_empty()).count()
     }
 
     /// Lets nodes that were drained take part again.

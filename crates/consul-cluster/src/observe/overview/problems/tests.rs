@@ -446,8 +446,8 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             },
             "replicas_made_again",
             Level::Note,
-            "n2 makes its replicas again, one after the other, as an operator has ordered: 7 are left; the next one waits: \
-             n3 is down",
+            "n2 makes its replicas again, one after the other, as an operator has ordered: 7 are left, and do not \
+             move before; the next one waits: n3 is down",
         ),
         // Majorities of four are three.
         (
