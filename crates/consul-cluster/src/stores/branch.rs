@@ -5,8 +5,7 @@
 //! node's disk than that disk itself, if an old copy was put back there; but not of the disks of most nodes that live and
 //! count. Then that node comes from elsewhere: it is refused before its map or its records enter anything.
 
-use super::disk::Opening;
-use super::document::{MemberRecord, StoreMap};
+use super::document::{MemberRecord, Opening, StoreMap};
 use super::lists::listed;
 use super::{Adopted, Store, members_prefix, read_map};
 use crate::pauses::PAUSE;

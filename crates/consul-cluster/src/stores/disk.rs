@@ -1,6 +1,6 @@
 //! The identity of a node's disk and of its state: the mark on the disk, its openings, and what the map knows of them.
 
-use super::document::{FORMAT, MemberRecord, StoreMap, read};
+use super::document::{FORMAT, MemberRecord, Opening, StoreMap, read};
 use consul_api::error::Error;
 use consul_replication::map::{Disk, StoreId};
 use serde::{Deserialize, Serialize};
@@ -9,31 +9,6 @@ use std::iter;
 
 /// The most openings of a disk that it knows, and the most ids that it had.
 const MAX_BEFORE: usize = 16;
-
-/// One opening of a disk by a process. An old copy of a disk was opened less often, or by another process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Opening {
-    /// How often the disk has been opened, this time included.
-    pub starts: u64,
-    /// A random number of the process.
-    pub id: u64,
-}
-
-impl Opening {
-    /// The id of no opening: of the disk's openings that are known none is the last.
-    const DISPUTED: u64 = 0;
-
-    /// Whether this opening, before which the disk was opened with the ids `before`, came after that one. Of
-    /// openings before those it is assumed.
-    pub fn follows(self, before: &[u64], other: Opening) -> bool {
-        let ago = self.starts.saturating_sub(other.starts) as usize;
-        match before.len().checked_sub(ago) {
-            _ if ago == 0 => false,
-            Some(place) => before[place] == other.id,
-            None => true,
-        }
-    }
-}
 
 /// Which disk the records are on, as it is kept on that disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

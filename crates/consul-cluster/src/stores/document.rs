@@ -1,9 +1,7 @@
 //! The documents of replicated stores in Consul: the map of a store, and what each node reports.
 
 use super::Shared;
-use super::disk::Opening;
 use super::options::MAX_OF_A_SHARD;
-use super::reinit::Remaking;
 use consul_api::error::{Error, Kind};
 use consul_replication::map::{
     Change, ChangeKind, Disk, Entry, NodeId, Place, Sizes, Slot, StoreId,
@@ -267,6 +265,60 @@ impl Document {
         }
         let quorums = self.shared.quorums().sizes();
         Some(Entry::new(self.version.checked_sub(*age)?, slots).with_quorums(quorums))
+    }
+}
+
+/// One opening of a disk by a process. An old copy of a disk was opened less often, or by another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Opening {
+    /// How often the disk has been opened, this time included.
+    pub starts: u64,
+    /// A random number of the process.
+    pub id: u64,
+}
+
+impl Opening {
+    /// The id of no opening: of the disk's openings that are known none is the last.
+    pub const DISPUTED: u64 = 0;
+
+    /// Whether this opening, before which the disk was opened with the ids `before`, came after that one. Of
+    /// openings before those it is assumed.
+    pub fn follows(self, before: &[u64], other: Opening) -> bool {
+        let ago = self.starts.saturating_sub(other.starts) as usize;
+        match before.len().checked_sub(ago) {
+            _ if ago == 0 => false,
+            Some(place) => before[place] == other.id,
+            None => true,
+        }
+    }
+}
+
+/// How far a node is with an order to make its replicas of a store again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remaking {
+    /// Which order it is.
+    pub order: u64,
+    /// How many replicas are left; 0: all were made again.
+    pub left: usize,
+    /// The shards that the order is about, while some are left.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub shards: BTreeSet<u32>,
+    /// The shards that are left: no move copies their replicas. An older release does not tell them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub to_remake: BTreeSet<u32>,
+    /// The shards whose replicas other nodes had copied by moves when this one took the order.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<u32>,
+    /// Why the next one waits; empty: it does not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub waits_for: String,
+}
+
+impl Remaking {
+    /// The same without the shards.
+    pub(crate) fn brief(self) -> Self {
+        let Remaking { order, left, waits_for, .. } = self;
+        Remaking { order, left, waits_for, ..Remaking::default() }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The work of a node for a store whose records it keeps: it learns the map, copies, repairs and drops
 //! replicas, and reports.
 
-use super::disk::{DiskMark, Opening};
-use super::document::{FORMAT, MemberRecord, StoreMap};
-use super::reinit::{Order, Remaking};
+use super::disk::DiskMark;
+use super::document::{FORMAT, MemberRecord, Opening, Remaking, StoreMap};
+use super::reinit::Order;
 use super::{Store, Survives, Watched, is_live, member_key};
 use crate::keys;
 use crate::pauses::PAUSE;

@@ -1,8 +1,7 @@
 //! The stores of a cluster for operators: from their maps in Consul, and from what the nodes tell.
 
-use super::document::StoreMap;
+use super::document::{Remaking, StoreMap};
 use super::lists::listed;
-use super::reinit::Remaking;
 use super::{Store, map_key, waiting_key};
 use crate::Cluster;
 use crate::observe::report::Told;

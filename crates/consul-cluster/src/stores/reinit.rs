@@ -8,6 +8,7 @@
 //! these replicas: the leader ends such moves, and begins none. A replica that the node gives up while it is to have none is made
 //! on another node, from the others.
 
+pub use super::document::Remaking;
 use super::document::{MemberRecord, StoreMap};
 use super::lists::check_whole;
 use super::member::Member;
@@ -68,35 +69,6 @@ impl Order {
         let shards = if left.is_empty() { BTreeSet::new() } else { shards };
         let waits_for = waits_for.to_owned();
         Remaking { order: id, left: left.len(), shards, to_remake: left, gone, waits_for }
-    }
-}
-
-/// How far a node is with an order to make its replicas of a store again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remaking {
-    /// Which order it is.
-    pub order: u64,
-    /// How many replicas are left; 0: all were made again.
-    pub left: usize,
-    /// The shards that the order is about, while some are left.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub shards: BTreeSet<u32>,
-    /// The shards that are left: no move copies their replicas. An older release does not tell them.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub to_remake: BTreeSet<u32>,
-    /// The shards whose replicas other nodes had copied by moves when this one took the order.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub gone: BTreeSet<u32>,
-    /// Why the next one waits; empty: it does not.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub waits_for: String,
-}
-
-impl Remaking {
-    /// The same without the shards.
-    pub(crate) fn brief(self) -> Self {
-        let Remaking { order, left, waits_for, .. } = self;
-        Remaking { order, left, waits_for, ..Remaking::default() }
     }
 }
 
