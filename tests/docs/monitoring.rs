@@ -245,4 +245,13 @@ fn no_rule_or_panel_mixes_clusters() {
             assert!(labels.split(", ").any(|label| label == "cluster"), "{place}: {query}");
         }
     }
+    // Nor in one process: what a metric knows of its cluster, the alert tells.
+    for (alert, query) in of_rules() {
+        let has_cluster = |(name, _)| metric(name).is_some_and(|it| it.labels.contains(&"cluster"));
+        if names(&query).any(has_cluster) {
+            for (labels, _) in query.split("by (").skip(1).filter_map(|it| it.split_once(')')) {
+                assert!(labels.contains("cluster"), "{alert}: {query}");
+            }
+        }
+    }
 }

@@ -16,6 +16,7 @@ use consul_client::coordination::Rules;
 use consul_client::coordination::{Lease, Presence};
 use consul_client::watch::State;
 use consul_process::clock::Instant;
+use consul_process::metrics::{self, ClusterNumbers};
 use consul_process::sync::lock;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +98,8 @@ pub struct Cluster {
     /// Why this node cannot take part in the cluster that it has found.
     pub(crate) misfit: watch::Sender<Option<Error>>,
     pub(crate) events: Events,
+    /// Those of the cluster in this process.
+    pub(crate) numbers: &'static ClusterNumbers,
 }
 
 impl Cluster {
@@ -120,6 +123,7 @@ impl Cluster {
         let incarnation = format!("{:016x}", client.random_u64());
         let record = Record::new(&options, &incarnation, client.clock().now());
         let service = registered::service(&options, &record);
+        let numbers = metrics::numbers().cluster(&options.nodes_prefix);
         let presence = Presence::new(
             Arc::clone(&client),
             Arc::clone(&waiting),
@@ -163,6 +167,7 @@ impl Cluster {
             mapped_since: Mutex::default(),
             misfit: watch::Sender::default(),
             events: Events::default(),
+            numbers,
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
-use consul_process::metrics::{Held, numbers};
+use consul_process::metrics::{ClusterNumbers, Held};
 use consul_process::sync::lock;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -87,9 +87,15 @@ impl Circuit {
         Err(Error::new(Kind::Connect, why).retryable().not_sent())
     }
 
-    /// Notes that the peer could not be reached by an attempt that began at this time. `random` is from 0
+    /// Notes that the peer could not be reached by an attempt that began and ended at these times. `random` is from 0
     /// to 1. Returns whether the peer is avoided from now on.
-    pub fn failed(&self, began: Instant, now: Instant, why: &str, random: f64) -> bool {
+    pub fn failed(
+        &self,
+        (began, now): (Instant, Instant),
+        why: &str,
+        random: f64,
+        numbers: &'static ClusterNumbers,
+    ) -> bool {
         let mut state = lock(&self.0);
         if state.failures == 0 {
             state.since = began;
@@ -103,7 +109,6 @@ impl Circuit {
         }
         let is_avoided = state.failures >= FAILURES && now - state.since >= LEAST_TIME;
         if is_avoided {
-            let numbers = &numbers().calls;
             numbers.avoidances.add_one();
             let _held = numbers.avoided.hold();
             state.avoided = Some(Avoided { since: now, until, is_tried: false, _held });
@@ -127,15 +132,20 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consul_process::metrics::numbers;
 
     fn at(ms: u64) -> Instant {
         Instant::default() + Duration::from_millis(ms)
     }
 
+    fn note(circuit: &Circuit, (began, ended): (u64, u64), why: &str, random: f64) -> bool {
+        circuit.failed((at(began), at(ended)), why, random, numbers().cluster("nodes"))
+    }
+
     /// A circuit with failures that begin and end at these times.
     fn failed(times: &[(u64, u64)]) -> Circuit {
         let circuit = Circuit::default();
-        times.iter().for_each(|(began, now)| _ = circuit.failed(at(*began), at(*now), "why", 0.5));
+        times.iter().for_each(|(began, now)| _ = note(&circuit, (*began, *now), "why", 0.5));
         circuit
     }
 
@@ -148,7 +158,7 @@ mod tests {
         assert!(failed(&[&fast[..], &[(1000, 1000)]].concat()).is_open());
         let circuit = failed(&[(0, 1000), (1000, 2000)]);
         assert!(!circuit.answered());
-        assert!(!circuit.failed(at(3000), at(4000), "why", 0.5), "not in a row");
+        assert!(!note(&circuit, (3000, 4000), "why", 0.5), "not in a row");
         assert!(circuit.enter(at(4000)).is_ok());
     }
 
@@ -169,7 +179,7 @@ mod tests {
         assert!(error.message().ends_with("another call tries it now"), "{error}");
         drop(trial);
         let trial = circuit.enter(at(4300)).expect("the first trial was given up");
-        assert!(!circuit.failed(at(4300), at(5300), "still", 0.0), "it was avoided before");
+        assert!(!note(&circuit, (4300, 5300), "still", 0.0), "it was avoided before");
         drop(trial);
         assert!(circuit.enter(at(6299)).is_err());
         assert!(circuit.enter(at(6300)).expect("the next pause is over").is_trial);
@@ -182,7 +192,7 @@ mod tests {
         for (random, pause) in [(0.0, 1000), (1.0, 2000)] {
             let circuit = Circuit::default();
             for _ in 0..FAILURES {
-                circuit.failed(at(0), at(1000), "why", random);
+                note(&circuit, (0, 1000), "why", random);
             }
             assert!(circuit.enter(at(1000 + pause - 1)).is_err());
             assert!(circuit.enter(at(1000 + pause)).is_ok());

@@ -23,7 +23,7 @@ use super::{Cluster, Node, Options};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::{Instant as ClockInstant, ManualClock};
-use consul_process::metrics::{self, Page, Source, numbers, table};
+use consul_process::metrics::{self, Page, Source, table};
 use consul_process::sync::lock;
 use futures_util::future::join_all;
 use incoming::{Awaited, Outcome, QueueSlot};
@@ -279,7 +279,7 @@ impl DataPlane {
         });
         // A node that is down is not expected to answer.
         if !options.is_down {
-            let numbers = &numbers().calls;
+            let numbers = self.cluster.numbers;
             numbers.sent.add(&outcome);
             numbers.durations.add(begun.elapsed());
         }
@@ -370,7 +370,7 @@ impl DataPlane {
                 let said = format!("tried {attempt} times");
                 return Err(if attempt > 1 { error.with_note(&said) } else { error });
             }
-            numbers().calls.retries.add_one();
+            self.cluster.numbers.retries.add_one();
             let longest = FIRST_RETRY_PAUSE * (1 << (attempt - 1));
             sleep(longest.mul_f64(self.cluster.client().random_fraction())).await;
         }

@@ -288,7 +288,12 @@ impl Peer {
             Ok(connection) if connection.nonce.is_empty() => {}
             Err(error) if error.kind() == Kind::Connect => {
                 let random = cluster.client().random_fraction();
-                if self.circuit.failed(began, cluster.now(), error.message(), random) {
+                if self.circuit.failed(
+                    (began, cluster.now()),
+                    error.message(),
+                    random,
+                    cluster.numbers,
+                ) {
                     lock(&self.idle).clear();
                     tracing::warn!(address = self.address, %error, "a node is avoided");
                 }

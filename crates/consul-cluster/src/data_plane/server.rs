@@ -8,7 +8,7 @@ use super::wire::{self, Body, Bound, CALL_PATH, Head, MAX_HEAD_BYTES, NONCE_PATH
 use super::{ClusterKey, DataPlane, MAX_CALL_TIME, auth, refusal};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use consul_process::metrics::{Stranger, numbers};
+use consul_process::metrics::Stranger;
 use consul_process::os::{self, Stream};
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response};
@@ -42,7 +42,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 
 /// Accepts connections and answers their requests. Dropping this future closes them.
 pub(super) async fn serve(plane: Arc<DataPlane>, listener: TcpListener) -> Infallible {
-    let connections = Arc::<Connections>::default();
+    let connections = Arc::new(Connections::new(plane.cluster.numbers));
     let (mut tasks, mut said) = (JoinSet::new(), None);
     loop {
         let accepted = tokio::select! {
@@ -101,7 +101,7 @@ async fn accept(plane: &DataPlane, mut stream: TcpStream, proof: Arc<Proof>) {
                 serve_http(plane, Box::new(stream), from, proof, Some(member)).await;
             }
             Err((error, stream)) => {
-                numbers().calls.strangers.refuse(Stranger::Handshake);
+                plane.cluster.numbers.strangers.refuse(Stranger::Handshake);
                 let error = match tls::reason(&error) {
                     Some(reason) => reason.message().to_owned(),
                     None => error.to_string(),
@@ -111,12 +111,12 @@ async fn accept(plane: &DataPlane, mut stream: TcpStream, proof: Arc<Proof>) {
             }
         },
         (Some(_), false) => {
-            numbers().calls.strangers.refuse(Stranger::NoTls);
+            plane.cluster.numbers.strangers.refuse(Stranger::NoTls);
             tracing::warn!(%from, "a connection without TLS was refused: its node has no data_tls");
             serve_http(plane, Box::new(stream), from, proof, None).await;
         }
         (None, true) => {
-            numbers().calls.strangers.refuse(Stranger::Tls);
+            plane.cluster.numbers.strangers.refuse(Stranger::Tls);
             tracing::warn!(%from, "a connection with TLS was refused: this node has no data_tls");
             // It is not TLS, which tells the other node.
             let _ =
@@ -170,7 +170,7 @@ async fn answer(
     };
     let outcome = if connection.proof.give() {
         let outcome = take(plane, request).await;
-        numbers().calls.served.add(&outcome);
+        plane.cluster.numbers.served.add(&outcome);
         outcome
     } else {
         let why = "too many nodes are connected to it";
@@ -208,14 +208,14 @@ impl Connection {
         let signer = wire::signer(headers, key, Bound::ToConnection(&self.nonce));
         let Some((signer, signature)) = signer.zip(wire::signature(headers)) else {
             let from = self.from;
-            numbers().calls.strangers.refuse(Stranger::Signature);
+            plane.cluster.numbers.strangers.refuse(Stranger::Signature);
             tracing::warn!(%from, "a request was refused: no secret of this node's cluster_key signed it");
             let why = "it accepts only requests signed with its cluster_key";
             return Err(refusal(401, Kind::PermissionDenied, why));
         };
         let counter = wire::counter(headers)?;
         if self.counter.fetch_max(counter, Ordering::Relaxed) >= counter {
-            numbers().calls.strangers.refuse(Stranger::Replay);
+            plane.cluster.numbers.strangers.refuse(Stranger::Replay);
             let why = "replayed request: its counter is not above the last one";
             return Err(refusal(401, Kind::PermissionDenied, why));
         }

@@ -1,7 +1,7 @@
 //! Connections that have not proved the cluster's key. They are few and have little time, and the oldest
 //! ones make room for new ones, so that strangers cannot keep the members of the cluster out.
 
-use consul_process::metrics::{Stranger, numbers};
+use consul_process::metrics::{ClusterNumbers, Stranger};
 use consul_process::sync::lock;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -22,8 +22,9 @@ const MAX_UNPROVED_OF_ADDRESS: usize = 128;
 const PROOF_TIME: Duration = Duration::from_secs(2);
 
 /// The connections to a node, proved and not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Connections {
+    numbers: &'static ClusterNumbers,
     proved: AtomicUsize,
     unproved: Mutex<Unproved>,
 }
@@ -45,6 +46,11 @@ pub(super) struct Proof {
 }
 
 impl Connections {
+    pub fn new(numbers: &'static ClusterNumbers) -> Self {
+        let (proved, unproved) = Default::default();
+        Connections { numbers, proved, unproved }
+    }
+
     /// Admits a connection, and closes the oldest unproved one from the address with the most of them if
     /// there are too many.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Proof {
@@ -52,13 +58,13 @@ impl Connections {
         let (number, evicted) = (unproved.next, Arc::new(Notify::new()));
         unproved.next += 1;
         unproved.connections.insert(number, (address, Arc::clone(&evicted)));
-        unproved.evict();
+        unproved.evict(self.numbers);
         Proof { connections: Arc::clone(self), number, evicted, is_given: AtomicBool::new(false) }
     }
 }
 
 impl Unproved {
-    fn evict(&mut self) {
+    fn evict(&mut self, numbers: &ClusterNumbers) {
         let connections = self.connections.iter().map(|(number, (address, _))| (*number, *address));
         let Some(Busiest { address, count, oldest }) = Busiest::of(connections) else { return };
         if count <= MAX_UNPROVED_OF_ADDRESS && self.connections.len() <= MAX_UNPROVED {
@@ -66,7 +72,7 @@ impl Unproved {
         }
         if let Some((_, evicted)) = self.connections.remove(&oldest) {
             evicted.notify_one();
-            numbers().calls.strangers.refuse(Stranger::Crowd);
+            numbers.strangers.refuse(Stranger::Crowd);
             tracing::warn!(
                 %address,
                 "too many connections without a valid request: the oldest one is closed"
@@ -138,6 +144,7 @@ impl Drop for Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consul_process::metrics::numbers;
     use std::net::Ipv4Addr;
 
     fn address(last: u8) -> IpAddr {
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_busiest_address_makes_room() {
-        let connections = Arc::<Connections>::default();
+        let connections = Arc::new(Connections::new(numbers().cluster("nodes")));
         let quiet = connections.admit(address(1));
         let busy: Vec<_> =
             (0..=MAX_UNPROVED_OF_ADDRESS).map(|_| connections.admit(address(2))).collect();
@@ -165,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_has_proved_the_key_is_not_evicted() {
-        let connections = Arc::<Connections>::default();
+        let connections = Arc::new(Connections::new(numbers().cluster("nodes")));
         let member = connections.admit(address(1));
         assert!(member.give() && member.give());
         let strangers: Vec<_> = (0..1000).map(|_| connections.admit(address(1))).collect();
@@ -178,7 +185,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_prove_the_key() {
-        let connections = Arc::<Connections>::default();
+        let connections = Arc::new(Connections::new(numbers().cluster("nodes")));
         let one = || {
             let proof = connections.admit(address(1));
             (proof.give(), proof)

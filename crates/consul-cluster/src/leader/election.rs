@@ -13,7 +13,6 @@ use consul_api::value::Value;
 use consul_client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use consul_client::coordination::{self, Lease, Wait};
 use consul_client::watch::State;
-use consul_process::metrics::numbers;
 use consul_process::sync::lock;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -73,7 +72,7 @@ pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
         |leader: &Option<Leader>| leader.clone().map(|leader| Leader { token: 0, ..leader });
     if leadership(&before.leader) != leadership(&leader) {
         let name = leader.as_ref().map(|leader| leader.node_id.clone());
-        numbers().leader_changes.add_one();
+        cluster.numbers.leader_changes.add_one();
         cluster.emit(Event::LeaderChanged(name));
     }
     if before.leader.is_some() && state.is_some() && entry.is_none() {
@@ -201,7 +200,7 @@ fn is_seen(cluster: &Cluster, snapshot: &Snapshot) -> bool {
 
 /// Acts as the leader until the leadership is lost or handed over.
 async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
-    numbers().elections_won.add_one();
+    cluster.numbers.elections_won.add_one();
     tracing::info!(node = cluster.options.node_id, token = lease.token(), "became the leader");
     let mut hand_overs = cluster.hand_overs.subscribe();
     let mut changes = cluster.changes();
@@ -263,7 +262,7 @@ async fn relay_events(cluster: &Cluster, lease: &Lease) -> Infallible {
     loop {
         match lease.next_event().await {
             Some(coordination::Event::Suspended) => {
-                numbers().suspensions.add_one();
+                cluster.numbers.suspensions.add_one();
                 cluster.emit(Event::Suspended);
             }
             Some(coordination::Event::Resumed) => cluster.emit(Event::Resumed),

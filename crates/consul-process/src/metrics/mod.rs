@@ -12,7 +12,7 @@ pub mod table;
 
 pub use number::{Counter, Gauge, Held, Histogram, Outcomes, Stranger, Strangers};
 pub use numbers::{
-    CallNumbers, ClaimNumbers, EndpointNumbers, Numbers, OperationNumbers, StoreNumbers,
+    ClaimNumbers, ClusterNumbers, EndpointNumbers, Numbers, OperationNumbers, StoreNumbers,
 };
 pub use page::Page;
 pub use source::{Registered, Source, register};

@@ -43,8 +43,7 @@ macro_rules! sorted {
                 pub locks: ClaimNumbers,
                 /// Permits of semaphores.
                 pub permits: ClaimNumbers,
-                /// The calls between nodes.
-                pub calls: CallNumbers,
+                clusters: Mutex<BTreeMap<String, &'static ClusterNumbers>>,
                 stores: Mutex<BTreeMap<[String; 2], &'static StoreNumbers>>,
                 pub(super) sources: Sources,
             }
@@ -60,9 +59,9 @@ macro_rules! sorted {
             ClaimNumbers {}
         }
         numbers! { $call
-            /// The calls between nodes.
+            /// The leaders of a cluster, and the calls between its nodes.
             #[derive(Debug)]
-            CallNumbers {}
+            ClusterNumbers {}
         }
         numbers! { $store
             /// The operations on the shards of a store.
@@ -95,7 +94,7 @@ macro_rules! sorted {
         sorted! { $p $e [$($own)* { $($place)+ => $id $help }] $d $s $o; $($rest)* }
     };
     ($p:tt $e:tt $c:tt [$($own:tt)*] $s:tt $o:tt;
-     $id:ident $help:literal (CallNumbers.$($place:tt)+) $($rest:tt)*) => {
+     $id:ident $help:literal (ClusterNumbers.$($place:tt)+) $($rest:tt)*) => {
         sorted! { $p $e $c [$($own)* { $($place)+ => $id $help }] $s $o; $($rest)* }
     };
     ($p:tt $e:tt $c:tt $d:tt [$($own:tt)*] $o:tt;
@@ -149,6 +148,12 @@ impl Numbers {
             .get_or_init(|| Box::new(EndpointNumbers { name, ..EndpointNumbers::default() }))
     }
 
+    /// The numbers of the cluster with this prefix of its nodes' keys, which stay when its nodes have stopped.
+    pub fn cluster(&self, prefix: &str) -> &'static ClusterNumbers {
+        let mut clusters = lock(&self.clusters);
+        clusters.entry(prefix.to_owned()).or_insert_with(|| Box::leak(Box::default()))
+    }
+
     /// The numbers of a cluster's store with this name, which stay when it is closed.
     pub fn store(&self, cluster: &str, name: &str) -> &'static StoreNumbers {
         let mut stores = lock(&self.stores);
@@ -164,7 +169,9 @@ impl Numbers {
         self.write_rows(page, &[]);
         self.locks.write_rows(page, &["lock"]);
         self.permits.write_rows(page, &["semaphore"]);
-        self.calls.write_rows(page, &[]);
+        for (cluster, numbers) in &*lock(&self.clusters) {
+            numbers.write_rows(page, &[cluster]);
+        }
         for (labels, store) in &*lock(&self.stores) {
             store.write(page, labels.each_ref().map(String::as_str));
         }

@@ -145,36 +145,36 @@ macro_rules! rows {
                 CLUSTER_OWN_SHARDS Gauge "cluster_own_shards" ["cluster", "node", "role"] ()
                     "Shards that the map gives to this node, as their primary or as another replica."
                     "映射分配给本节点的分片，按主节点或其他副本区分。"
-                CLUSTER_ELECTIONS_WON Counter "cluster_elections_won" [] (Numbers.elections_won: Counter)
+                CLUSTER_ELECTIONS_WON Counter "cluster_elections_won" ["cluster"] (ClusterNumbers.elections_won: Counter)
                     "How often a node of this process became the leader."
                     "本进程的节点成为 leader 的次数。"
-                CLUSTER_LEADER_CHANGES Counter "cluster_leader_changes" [] (Numbers.leader_changes: Counter)
+                CLUSTER_LEADER_CHANGES Counter "cluster_leader_changes" ["cluster"] (ClusterNumbers.leader_changes: Counter)
                     "How often a node of this process saw the leader change or go."
                     "本进程的节点看到 leader 更换或消失的次数。"
-                CLUSTER_SUSPENSIONS Counter "cluster_suspensions" [] (Numbers.suspensions: Counter)
+                CLUSTER_SUSPENSIONS Counter "cluster_suspensions" ["cluster"] (ClusterNumbers.suspensions: Counter)
                     "How often a leader in this process must not act since it had no recent proof."
                     "本进程中的 leader 因没有近期的证明而不得操作的次数。"
             }
             "Calls between nodes" "节点之间的调用" {
-                CALLS Counter "data_plane_calls" ["outcome"] (CallNumbers.sent: Outcomes)
+                CALLS Counter "data_plane_calls" ["cluster", "outcome"] (ClusterNumbers.sent: Outcomes)
                     "Calls to other nodes that have ended, by ok or the kind of the error."
                     "已结束的对其他节点的调用，按 ok 或错误类型。"
-                CALL_DURATION Histogram "data_plane_call_duration_seconds" [] (CallNumbers.durations: Histogram)
+                CALL_DURATION Histogram "data_plane_call_duration_seconds" ["cluster"] (ClusterNumbers.durations: Histogram)
                     "How long a call took with its retries."
                     "一次调用（包括重试）的时长。"
-                CALL_RETRIES Counter "data_plane_retries" [] (CallNumbers.retries: Counter)
+                CALL_RETRIES Counter "data_plane_retries" ["cluster"] (ClusterNumbers.retries: Counter)
                     "Attempts of calls after the first one."
                     "调用在第一次之后的尝试次数。"
-                SERVED Counter "data_plane_served" ["outcome"] (CallNumbers.served: Outcomes)
+                SERVED Counter "data_plane_served" ["cluster", "outcome"] (ClusterNumbers.served: Outcomes)
                     "Requests of other nodes that were answered, by ok or the kind of the error."
                     "已应答的其他节点的请求，按 ok 或错误类型。"
-                AVOIDED Gauge "data_plane_avoided_nodes" [] (CallNumbers.avoided: Gauge)
+                AVOIDED Gauge "data_plane_avoided_nodes" ["cluster"] (ClusterNumbers.avoided: Gauge)
                     "Nodes to which calls fail at once, since they did not answer."
                     "因不应答而使调用立即失败的节点。"
-                AVOIDANCES Counter "data_plane_circuit_openings" [] (CallNumbers.avoidances: Counter)
+                AVOIDANCES Counter "data_plane_circuit_openings" ["cluster"] (ClusterNumbers.avoidances: Counter)
                     "How often calls to a node began to fail at once."
                     "对某个节点的调用开始立即失败的次数。"
-                STRANGERS Counter "data_plane_strangers_refused" ["reason"] (CallNumbers.strangers: Strangers)
+                STRANGERS Counter "data_plane_strangers_refused" ["cluster", "reason"] (ClusterNumbers.strangers: Strangers)
                     "Connections and requests that were refused since they did not prove that they are a node's."
                     "因不能证明来自节点而被拒绝的连接和请求。"
                 CERTIFICATE_EXPIRY Gauge "data_plane_certificate_expiry_timestamp_seconds" ["cluster", "node"] ()

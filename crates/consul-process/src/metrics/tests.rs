@@ -107,18 +107,18 @@ fn distinct() -> Numbers {
     {
         set(it);
     }
-    let calls = &numbers.calls;
+    let cluster = numbers.cluster("ha/nodes");
     for it in [
         &numbers.connections_opened,
         &numbers.endpoint_failures,
-        &numbers.elections_won,
-        &numbers.leader_changes,
-        &numbers.suspensions,
+        &cluster.elections_won,
+        &cluster.leader_changes,
+        &cluster.suspensions,
         &numbers.lines_left_out,
-        calls.sent.of(None),
-        calls.served.of(None),
-        &calls.retries,
-        &calls.avoidances,
+        cluster.sent.of(None),
+        cluster.served.of(None),
+        &cluster.retries,
+        &cluster.avoidances,
     ] {
         set(it);
     }
@@ -143,7 +143,7 @@ fn each_number_has_its_own_name() {
         (Stranger::Replay, 5),
         (Stranger::Crowd, 6),
     ] {
-        (0..times).for_each(|_| numbers.calls.strangers.refuse(why));
+        (0..times).for_each(|_| numbers.cluster("ha/nodes").strangers.refuse(why));
     }
     numbers.write(&mut page);
     let text = page.text(Format::Prometheus);
@@ -163,19 +163,19 @@ fn each_number_has_its_own_name() {
         "locks_lost_total{kind=\"semaphore\"} 7",
         "locks_suspended_total{kind=\"lock\"} 4",
         "locks_suspended_total{kind=\"semaphore\"} 8",
-        "cluster_elections_won_total 11",
-        "cluster_leader_changes_total 12",
-        "cluster_suspensions_total 13",
-        "data_plane_calls_total{outcome=\"ok\"} 15",
-        "data_plane_retries_total 17",
-        "data_plane_served_total{outcome=\"ok\"} 16",
-        "data_plane_circuit_openings_total 18",
-        "data_plane_strangers_refused_total{reason=\"crowd\"} 6",
-        "data_plane_strangers_refused_total{reason=\"handshake\"} 3",
-        "data_plane_strangers_refused_total{reason=\"no_tls\"} 1",
-        "data_plane_strangers_refused_total{reason=\"replay\"} 5",
-        "data_plane_strangers_refused_total{reason=\"signature\"} 4",
-        "data_plane_strangers_refused_total{reason=\"tls\"} 2",
+        "cluster_elections_won_total{cluster=\"ha/nodes\"} 11",
+        "cluster_leader_changes_total{cluster=\"ha/nodes\"} 12",
+        "cluster_suspensions_total{cluster=\"ha/nodes\"} 13",
+        "data_plane_calls_total{cluster=\"ha/nodes\",outcome=\"ok\"} 15",
+        "data_plane_retries_total{cluster=\"ha/nodes\"} 17",
+        "data_plane_served_total{cluster=\"ha/nodes\",outcome=\"ok\"} 16",
+        "data_plane_circuit_openings_total{cluster=\"ha/nodes\"} 18",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"crowd\"} 6",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"handshake\"} 3",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"no_tls\"} 1",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"replay\"} 5",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"signature\"} 4",
+        "data_plane_strangers_refused_total{cluster=\"ha/nodes\",reason=\"tls\"} 2",
         "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"delete\",outcome=\"ok\"} 23",
         "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"read\",outcome=\"ok\"} 19",
         "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"write\",outcome=\"ok\"} 21",
