@@ -483,9 +483,12 @@ impl Lab {
                 Source::write(&**store, &mut page);
             }
             let own = page.text(Format::Prometheus);
+            let cluster = format!("cluster=\"{}\"", node.cluster.options().nodes_prefix);
             let of_node = |line: &&str| !line.starts_with('#');
             let of_all = |line: &&str| {
-                let is_of_object = ["cluster=\"", "state=\""].iter().any(|it| line.contains(it));
+                let is_of_object =
+                    ["node=\"", "store=\"", "state=\""].iter().any(|it| line.contains(it))
+                        || line.contains("cluster=\"") && !line.contains(&cluster);
                 let (name, _) = line.split_once(['{', ' ']).unwrap_or((line, ""));
                 of_node(line) && !is_of_object && !own.contains(&format!("\n{name}{{"))
             };
