@@ -133,7 +133,7 @@ impl Client {
     /// From now on a request that may be repeated is sent again when its answer has not come within `patience`, in the time
     /// limit of its call: a silence of a moment does not cost the whole limit. After a call that got no answer within its limit
     /// requests have all of it for a minute, since a slow server may not be able to answer sooner; and for a minute after each
-    /// answer that comes later than that. Other answers may come at once all the while, as those of the agent itself.
+    /// answer that comes later than that. Other answers may come at once all the while, such as the agent's own.
     pub fn repeat_after(&self, patience: Duration) {
         *lock(&self.silence) = Silence { patience: Some(patience), slow_until: None };
     }
