@@ -193,7 +193,12 @@ impl<'a> Run<'a> {
                 Some(pause) if pause.is_zero() => {}
                 Some(pause) => self.client.clock.sleep(pause).await,
                 None if self.may_become_stale(&error) => self.become_stale(),
-                None => return Err(self.final_error(error)),
+                None => {
+                    if is_silence(&error) {
+                        self.note_time(self.start, false);
+                    }
+                    return Err(self.final_error(error));
+                }
             }
         }
     }
@@ -236,7 +241,6 @@ impl<'a> Run<'a> {
                 self.record_answer(begun);
                 let now = client.clock.now();
                 if self.request.server_wait.is_zero() {
-                    client.note_silence(begun, true);
                     client.endpoints().record_latency(index, now - begun);
                 }
                 let elapsed = now - self.start;
@@ -257,9 +261,6 @@ impl<'a> Run<'a> {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
                 let error = error.with_subject(self.request.subject());
-                if error.kind() == Kind::Timeout {
-                    client.note_silence(begun, false);
-                }
                 if is_endpoint_failure(&error) {
                     let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
                     if error.kind() != Kind::Timeout || had_time {
@@ -324,9 +325,7 @@ impl<'a> Run<'a> {
         // Behind one address there can be several servers, and one of them answers for Consul.
         let may_succeed = error.is_retryable() || error.kind() == Kind::Decode || fails_over;
         // A silence is asked through to the end of the time limit: each attempt was a pause.
-        let is_silence = error.kind() == Kind::Timeout
-            && error.status().is_none()
-            && self.client.patience().is_some();
+        let is_silence = is_silence(error) && self.client.patience().is_some();
         if !may_succeed || self.stage_attempts >= self.max_attempts() && !is_silence {
             return None;
         }
@@ -405,7 +404,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Notes how long a request that may be repeated has taken since then, the server's wait not counted.
+    fn note_time(&self, since: Instant, is_answered: bool) {
+        if self.request.repeat != Repeat::Once {
+            let took = self.client.clock.now() - since;
+            let wait = with_jitter(self.request.server_wait);
+            self.client.note_time(took.saturating_sub(wait), is_answered);
+        }
+    }
+
     fn record_answer(&self, begun: Instant) {
+        self.note_time(begun, true);
         if self.client.refusals().record_answer(begun) {
             tracing::info!("Consul answers again: waiting queries go on");
         }
@@ -460,6 +469,11 @@ pub fn is_endpoint_failure(error: &Error) -> bool {
         // Of proxies that got no answer from Consul: its own with which a retry can help have 500.
         _ => error.is_retryable() && !matches!(error.status(), None | Some(500)),
     }
+}
+
+/// Whether a request that was sent had no answer within its time.
+fn is_silence(error: &Error) -> bool {
+    error.kind() == Kind::Timeout && error.status().is_none() && error.maybe_applied()
 }
 
 /// Whether the agent reports that it has no leader, or no connection to the leader.

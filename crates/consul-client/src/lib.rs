@@ -73,11 +73,14 @@ pub struct Settings {
     pub defaults: Defaults,
 }
 
-/// How long a client waits for an answer before it asks again, and since when it has had none.
+/// How long a client lets a slow Consul have the whole time limit of each call.
+const SLOW: Duration = Duration::from_secs(60);
+
+/// How long a client waits for an answer before it asks again, but for a while not.
 #[derive(Debug, Default)]
 struct Silence {
     patience: Option<Duration>,
-    since: Option<Instant>,
+    slow_until: Option<Instant>,
 }
 
 /// A client of one Consul datacenter through several agents; each can replace the others.
@@ -128,10 +131,11 @@ impl Client {
     }
 
     /// From now on a request that may be repeated is sent again when its answer has not come within `patience`, in the time
-    /// limit of its call: a silence of a moment does not cost the whole limit. While nothing has been answered for longer than
-    /// a call's limit, requests have all of it, since a slow server may not be able to answer sooner.
+    /// limit of its call: a silence of a moment does not cost the whole limit. After a call that got no answer within its limit
+    /// requests have all of it for a minute, since a slow server may not be able to answer sooner; and for a minute after each
+    /// answer that comes later than that. Other answers may come at once all the while, such as the agent's own.
     pub fn repeat_after(&self, patience: Duration) {
-        *lock(&self.silence) = Silence { patience: Some(patience), since: None };
+        *lock(&self.silence) = Silence { patience: Some(patience), slow_until: None };
     }
 
     /// One client for each endpoint, which asks only that one.
@@ -141,7 +145,7 @@ impl Client {
             let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
             let patience = lock(&self.silence).patience;
             let client = Client::new(vec![Arc::clone(transport)], settings, clock, rng);
-            Client { silence: Mutex::new(Silence { patience, since: None }), ..client }
+            Client { silence: Mutex::new(Silence { patience, slow_until: None }), ..client }
         };
         self.transports.iter().map(only).collect()
     }
@@ -282,17 +286,17 @@ impl Client {
     /// How long a request waits for an answer before it is sent again, if not for the whole time limit.
     fn patience(&self) -> Option<Duration> {
         let silence = lock(&self.silence);
-        let is_long = |since| self.clock.now() - since >= self.settings.timeout;
-        silence.patience.filter(|_| !silence.since.is_some_and(is_long))
+        silence
+            .patience
+            .filter(|_| silence.slow_until.is_none_or(|until| until <= self.clock.now()))
     }
 
-    /// Notes whether a request that began then has been answered; a late answer shows a slow server.
-    fn note_silence(&self, begun: Instant, is_answered: bool) {
+    /// Notes that a request had an answer, or its call an end without one, after this time.
+    fn note_time(&self, took: Duration, is_answered: bool) {
         let mut silence = lock(&self.silence);
-        match silence.patience {
-            Some(_) if !is_answered => drop(silence.since.get_or_insert(begun)),
-            Some(patience) if self.clock.now() - begun <= patience => silence.since = None,
-            _ => {}
+        let limit = if is_answered { silence.patience } else { Some(self.settings.timeout) };
+        if limit.is_some_and(|limit| took >= limit) {
+            silence.slow_until = Some(self.clock.now() + SLOW);
         }
     }
 

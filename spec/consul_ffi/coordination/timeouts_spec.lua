@@ -186,7 +186,7 @@ describe("what serves requests while it waits, on a manual clock,", function()
     local took, answered = timed(nodes.n1.call, nodes.n1, "n2", "never", "", { timeout_ms = 1000 })
     assert.is_false(answered)
     assert.is_not_nil(held)
-    -- The clock moves in steps of the wait, of which a busy machine makes fewer.
+    -- The clock moves in steps of the wait; a busy machine makes fewer.
     assert.is_true(took > 0 and took <= 3, took)
   end)
 

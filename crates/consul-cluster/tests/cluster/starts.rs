@@ -5,6 +5,7 @@ use crate::nodes::{Process, node};
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::error::Error;
+use consul_client::coordination::Profile;
 use consul_client::transport::Transport;
 use consul_cluster::Options;
 use consul_process::clock::{BoxFuture, WallClock};
@@ -344,5 +345,65 @@ fn a_start_asks_only_one_that_is_listed_as_live() {
         let second = world.start_with(world.client_over(transport, 3), node("n1"));
         world.run(second.cluster.started()).expect("nothing is refused");
         assert_eq!(counting.writes.load(Ordering::Relaxed), expected, "{down_for:?}");
+    }
+}
+
+/// An agent that answers what it knows itself at once; what it asks the servers takes long.
+#[derive(Debug)]
+struct Agent {
+    itself: SimTransport,
+    servers: SimTransport,
+    asked: AtomicUsize,
+}
+
+impl Agent {
+    fn new(world: &World) -> Arc<Agent> {
+        let [itself, servers] = ["itself", "servers"]
+            .map(|it| SimTransport::new(Arc::clone(&world.agent), "agent").for_client(it));
+        Arc::new(Agent { itself, servers, asked: AtomicUsize::new(0) })
+    }
+}
+
+impl Transport for Agent {
+    fn endpoint(&self) -> &str {
+        "agent"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if request.uri().path().starts_with("/v1/agent/") {
+            return self.itself.send(request);
+        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.servers.send(request)
+    }
+}
+
+/// Servers that answer later than a node waits before it asks again, but within the limit of a call, are not taken for silent ones.
+#[test]
+fn a_node_joins_behind_a_quick_agent_with_slow_servers() {
+    for profile in [Profile::fast(), Profile::standard(), Profile::wan()] {
+        for ms in [100, 1200, 2000, 4000] {
+            let what = format!("{}, {ms} ms", profile.name);
+            let world = World::new();
+            let agents = [(); 2].map(|()| Agent::new(&world));
+            let start = |id, agent: &Arc<Agent>| {
+                let client = world.client_over(Arc::clone(agent) as _, 3);
+                world.start_with(client, Options { profile: profile.clone(), ..node(id) })
+            };
+            let first = start("n1", &agents[0]);
+            world.wait(Duration::from_secs(10));
+            let (clients, latency) = (vec!["servers".to_owned()], Duration::from_millis(ms));
+            world.agent.add_fault(Fault { clients, latency, ..Fault::default() });
+            let second = start("n2", &agents[1]);
+            world.wait(Duration::from_secs(40));
+            for _ in 0..60 {
+                world.wait(Duration::from_secs(1));
+                let snapshot = first.cluster.snapshot();
+                assert!(snapshot.nodes.get("n2").is_some_and(|it| it.is_live), "{what}");
+            }
+            assert_eq!(second.why().map(|why| why.to_string()), None, "{what}");
+            let asked = agents.map(|it| it.asked.load(Ordering::Relaxed));
+            assert!(asked.into_iter().max() < Some(1300), "{what}: {asked:?} requests in 110 s");
+        }
     }
 }

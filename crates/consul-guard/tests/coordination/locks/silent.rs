@@ -16,6 +16,8 @@ use consul_sim::{Fault, SimTransport};
 use futures_util::future::join_all;
 use http::{Request, Response};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +28,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option);
     add!(trials, an_attempt_that_has_sent_nothing_that_could_take_says_so);
     add!(trials, a_request_without_an_answer_is_repeated_and_a_slow_consul_has_its_time);
+    add!(trials, slow_servers_behind_a_quick_agent_have_their_time);
     add!(trials, many_locks_and_waiters_go_on_after_a_silence_of_consul, long);
 }
 
@@ -238,6 +241,63 @@ fn a_request_without_an_answer_is_repeated_and_a_slow_consul_has_its_time() {
         let failed = (0..9).take_while(|_| call().is_err()).count();
         assert!(failed <= 2, "{latency:?}: {failed} calls");
         assert!((0..5).all(|_| call().is_ok()), "{latency:?}");
+    }
+}
+
+/// An agent that answers what it knows itself at once, and has what it asks servers by another way.
+#[derive(Debug)]
+struct Agent {
+    itself: SimTransport,
+    servers: SimTransport,
+    asked: AtomicU64,
+}
+
+impl Transport for Agent {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if request.uri().path().starts_with("/v1/agent/") {
+            return self.itself.send(request);
+        }
+        self.asked.fetch_add(1, Relaxed);
+        self.servers.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.itself.endpoint()
+    }
+}
+
+/// The beats of a node, for one, are answered at once.
+fn slow_servers_behind_a_quick_agent_have_their_time() {
+    for ms in [200, 900, 1100, 1900, 2500, 4500] {
+        let world = Simulated::new();
+        let latency = Duration::from_millis(ms);
+        let transport =
+            |name: &str| SimTransport::new(Arc::clone(&world.agent), name).for_client(name);
+        let (itself, servers) = (transport("itself"), transport("servers"));
+        let agent = Arc::new(Agent { itself, servers, asked: AtomicU64::default() });
+        world.agent.add_fault(Fault {
+            clients: vec!["servers".into()],
+            latency,
+            ..Fault::default()
+        });
+        let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+        let client =
+            Arc::new(Client::new(vec![Arc::clone(&agent) as _], settings(None), clock, rng));
+        client.repeat_after(SECOND);
+        let (beating, clock) = (Arc::clone(&client), world.clock.clone());
+        world.clock.spawn(async move {
+            loop {
+                call(&beating, "agent_self", Args::new()).await;
+                clock.sleep(SECOND / 2).await;
+            }
+        });
+        let key = Args::new().arg("other");
+        let call = || world.run(client.call(&consul_api::api::kv::GET, &key));
+        let failed = (0..9).take_while(|_| call().is_err()).count();
+        assert!(failed <= 1, "{latency:?}: {failed} calls");
+        agent.asked.store(0, Relaxed);
+        let failed = (0..50).filter(|_| call().is_err()).count();
+        assert_eq!((failed, agent.asked.load(Relaxed)), (0, 50), "{latency:?}");
     }
 }
 
