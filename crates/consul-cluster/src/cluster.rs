@@ -98,7 +98,7 @@ pub struct Cluster {
     /// Why this node cannot take part in the cluster that it has found.
     pub(crate) misfit: watch::Sender<Option<Error>>,
     pub(crate) events: Events,
-    /// Those of the cluster in this process.
+    /// The numbers of the cluster in this process.
     pub(crate) numbers: &'static ClusterNumbers,
 }
 
