@@ -407,9 +407,8 @@ impl<'a> Run<'a> {
     /// Notes how long a request that may be repeated has taken since then, the server's wait not counted.
     fn note_time(&self, since: Instant, is_answered: bool) {
         if self.request.repeat != Repeat::Once {
-            let took = self.client.clock.now() - since;
             let wait = with_jitter(self.request.server_wait);
-            self.client.note_time(took.saturating_sub(wait), is_answered);
+            self.client.note_time(since, wait, is_answered);
         }
     }
 

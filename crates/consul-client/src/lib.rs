@@ -291,12 +291,14 @@ impl Client {
             .filter(|_| silence.slow_until.is_none_or(|until| until <= self.clock.now()))
     }
 
-    /// Notes that a request had an answer, or its call an end without one, after this time.
-    fn note_time(&self, took: Duration, is_answered: bool) {
+    /// Notes that a request that was sent then had an answer, or its call an end without one. `wait` is that of the server.
+    fn note_time(&self, since: Instant, wait: Duration, is_answered: bool) {
         let mut silence = lock(&self.silence);
-        let limit = if is_answered { silence.patience } else { Some(self.settings.timeout) };
-        if limit.is_some_and(|limit| took >= limit) {
-            silence.slow_until = Some(self.clock.now() + SLOW);
+        let Some(patience) = silence.patience else { return };
+        let limit = if is_answered { patience } else { self.settings.timeout };
+        let now = self.clock.now();
+        if (now - since).saturating_sub(wait) >= limit {
+            silence.slow_until = Some(now + SLOW);
         }
     }
 
