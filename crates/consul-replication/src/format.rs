@@ -264,7 +264,7 @@ structures! {
 
 forms! {
     ChangeKind { 0 Move {} 1 Failover {} }
-    NotReady { 0 NotAHolder {} 1 NotWhole {} 2 Sealed {} 3 Fenced {} }
+    NotReady { 0 NotAHolder {} 1 NotWhole {} 2 Sealed {} 3 Fenced {} 4 ToRemake {} }
     Action {
         0 Write { 0: records }
         1 Read { range: range limit: limit }

@@ -479,7 +479,13 @@ impl Holder {
             _ => self.stale(&state, entry).or_else(|| {
                 let is_taken = state.doubt.is_some() && entry.unites();
                 let counts = state.is_whole || is_taken || !self.rules.has(Rule::Mark);
-                (!counts).then_some(Outcome::NotReady(NotReady::NotWhole))
+                let is_copied = matches!(action, Action::Copy { .. });
+                let why = match counts {
+                    false => NotReady::NotWhole,
+                    true if is_copied && self.is_to_remake(shard) => NotReady::ToRemake,
+                    true => return None,
+                };
+                Some(Outcome::NotReady(why))
             }),
         };
         if let Some(refused) = refused {
@@ -559,7 +565,7 @@ impl Holder {
         if state.fence > entry.epoch {
             return Ok(Outcome::NotReady(NotReady::Fenced));
         }
-        let may_leave = self.is_whole(&state, entry) && !lock(&self.to_remake).contains(&shard);
+        let may_leave = self.is_whole(&state, entry) && !self.is_to_remake(shard);
         let Some(change) = entry.move_from(&self.node).filter(|_| may_leave) else {
             return Ok(Outcome::NotReady(NotReady::NotWhole));
         };
@@ -577,7 +583,11 @@ impl Holder {
         }
         let stays = !lock(&self.giving_up).contains(&shard);
         let is_whole = stays && self.is_whole(&state, entry) && state.fence <= entry.epoch;
-        Ok(if is_whole { Outcome::Done } else { Outcome::NotReady(NotReady::NotWhole) })
+        Ok(match is_whole {
+            true if self.is_to_remake(shard) => Outcome::NotReady(NotReady::ToRemake),
+            true => Outcome::Done,
+            false => Outcome::NotReady(NotReady::NotWhole),
+        })
     }
 
     /// Executes nothing below an epoch from now on, and says the newest entry.
@@ -744,9 +754,14 @@ impl Holder {
         Ends(&self.giving_up, shard)
     }
 
-    /// Sets the shards whose replicas it is to make again: no move gets the end of one from now on.
+    /// Sets the shards whose replicas it is to make again: no move gets the end of one from now on, and a failover takes
+    /// from them only what the other replicas lack.
     pub fn set_to_remake(&self, shards: &BTreeSet<u32>) {
         lock(&self.to_remake).clone_from(shards);
+    }
+
+    fn is_to_remake(&self, shard: u32) -> bool {
+        lock(&self.to_remake).contains(&shard)
     }
 
     /// Whether the replica of a shard is not the node's any more, as far as `newest` and the node know, or a move has got

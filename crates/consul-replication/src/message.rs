@@ -34,7 +34,7 @@ pub enum Action {
     /// Refuse requests from now on: the replica's target copies it for the last time.
     Seal,
     /// Refuse requests of older epochs from now on, as any node that knows the entry does, and say whether
-    /// the replica is whole: a failover copies it.
+    /// the replica is whole: a failover copies it, or is to be made again.
     Fence,
     /// Refuse requests below the entry's epoch from now on, and say the newest entry: Consul went back.
     Recover,
@@ -162,6 +162,8 @@ pub enum NotReady {
     Sealed,
     /// It was fenced in a newer epoch.
     Fenced,
+    /// It is whole, and is to be made again from the others: a failover takes from it what these lack.
+    ToRemake,
 }
 
 impl fmt::Display for NotReady {
@@ -171,6 +173,7 @@ impl fmt::Display for NotReady {
             NotReady::NotWhole => "its replica is not whole",
             NotReady::Sealed => "its replica is sealed for a move",
             NotReady::Fenced => "it waits for a newer map",
+            NotReady::ToRemake => "its replica is to be made again",
         })
     }
 }

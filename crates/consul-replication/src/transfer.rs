@@ -181,7 +181,11 @@ impl Transfer {
         }
         let _until_it_is_done = self.holder.about_to_give_up(shard);
         for node in others {
-            self.ask(shard, entry, node, Action::Fence).await?;
+            match self.answer(shard, entry, node, Action::Fence).await?.1 {
+                Outcome::NotReady(NotReady::ToRemake) => {}
+                Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
+                _ => {}
+            }
         }
         self.holder.give_up(shard, entry.epoch).await
     }
@@ -228,7 +232,7 @@ impl Transfer {
             };
             has_quorum || (change.takes_what_is_left() && has_all())
         };
-        let mut why = None;
+        let (mut why, mut to_remake) = (None, Vec::new());
         for node in &reachable {
             let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
                 return Ok(());
@@ -238,8 +242,26 @@ impl Transfer {
             }
             let needs_copy = !work.copied.contains(node)
                 && (change.takes_what_is_left() || current(&work.copied) + vacant < to_copy);
-            if let Err(error) = self.fence(shard, entry, node, &work, needs_copy).await {
-                why = Some(error);
+            match self.fence(shard, entry, node, &work, needs_copy).await {
+                Ok(true) => {}
+                Ok(false) => to_remake.push(NodeId::clone(node)),
+                Err(error) => why = Some(error),
+            }
+        }
+        // Their records may be wrong. After the others, since what comes first of records of one version may stay.
+        for node in &to_remake {
+            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
+                return Ok(());
+            };
+            let left = to_remake.iter().filter(|node| !work.copied.contains(node)).cloned();
+            let mut with_these = work.clone();
+            with_these.copied.extend(left);
+            if is_enough(&work) || !is_enough(&with_these) {
+                break;
+            }
+            match self.pull(shard, entry, node, since).await {
+                Ok(()) => _ = self.note(shard, since, node, |work| &mut work.copied).await?,
+                Err(error) => why = Some(error),
             }
         }
         match self.work(shard).await {
@@ -252,7 +274,8 @@ impl Transfer {
         }
     }
 
-    /// Fences a replica unless it is, and copies it if it is to be copied.
+    /// Fences a replica unless it is, and copies it if it is to be copied; but not one that is to be made again. Returns
+    /// whether it was copied as far as it is to be.
     async fn fence(
         &self,
         shard: u32,
@@ -260,37 +283,54 @@ impl Transfer {
         node: &NodeId,
         work: &Work,
         is_copied: bool,
-    ) -> Result<(), Error> {
-        let note = |noted: fn(&mut Work) -> &mut Vec<NodeId>| {
-            let noted = move |work: &mut Work| noted(work).push(node.clone());
-            self.holder.take(shard, work.since, Vec::new(), noted, Version::default())
+    ) -> Result<bool, Error> {
+        let since = work.since;
+        let is_fenced = work.fenced.contains(node);
+        // An order to make it again may have come since it was fenced.
+        let answer = match is_copied || !is_fenced {
+            true => self.answer(shard, entry, node, Action::Fence).await?.1,
+            false => Outcome::Done,
         };
-        let mut is_whole = true;
-        if !work.fenced.contains(node) {
+        let (is_whole, is_to_remake) = match answer {
             // A replica that is not whole has learned the entry too, and executes nothing before it.
-            is_whole = match self.answer(shard, entry, node, Action::Fence).await?.1 {
-                Outcome::NotReady(NotReady::NotWhole) if entry.unites() => false,
-                Outcome::NotReady(why) => {
-                    return Err(unfinished(shard, node, &format!("{why:?}")));
-                }
-                _ => note(|work| &mut work.fenced).await?,
-            };
+            Outcome::NotReady(NotReady::NotWhole) if entry.unites() => (false, false),
+            Outcome::NotReady(NotReady::ToRemake) => (true, true),
+            Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
+            _ => (true, false),
+        };
+        if is_whole && !is_fenced {
+            self.note(shard, since, node, |work| &mut work.fenced).await?;
+        }
+        if is_copied && is_to_remake {
+            return Ok(false);
         }
         let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
         match (is_copied, is_whole) {
             (false, _) => {}
-            (true, true) if !unites => self.copy(shard, entry, node, work.since).await?,
+            (true, true) if !unites => self.copy(shard, entry, node, since).await?,
             (true, true) => {
-                self.unite(shard, entry, node, work.since, true).await?;
-                note(|work| &mut work.copied).await?;
+                self.unite(shard, entry, node, since, true).await?;
+                self.note(shard, since, node, |work| &mut work.copied).await?;
             }
             (true, false) if work.doubted.contains(node) => {}
             (true, false) => {
-                self.unite(shard, entry, node, work.since, false).await?;
-                note(|work| &mut work.doubted).await?;
+                self.unite(shard, entry, node, since, false).await?;
+                self.note(shard, since, node, |work| &mut work.doubted).await?;
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Notes a node in the work on a change.
+    async fn note(
+        &self,
+        shard: u32,
+        since: u64,
+        node: &NodeId,
+        of: fn(&mut Work) -> &mut Vec<NodeId>,
+    ) -> Result<bool, Error> {
+        let noted = |work: &mut Work| of(work).push(node.clone());
+        self.holder.take(shard, since, Vec::new(), noted, Version::default()).await
     }
 
     async fn work(&self, shard: u32) -> Option<Work> {

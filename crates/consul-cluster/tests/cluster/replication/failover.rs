@@ -58,6 +58,9 @@ impl Peers for Net {
     }
 }
 
+/// The names of nodes.
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("memory does not wait")
 }
@@ -79,14 +82,20 @@ pub fn record(id: &'static str) -> Record {
 impl Net {
     /// Three nodes, a, b and c, whose replicas have a record.
     pub fn of_three(id: &'static str) -> (Self, Entry) {
+        Net::of(3, Sizes::majorities(3), id)
+    }
+
+    /// Nodes from a on, whose replicas have a record.
+    fn of(replicas: usize, quorums: Sizes, id: &'static str) -> (Self, Entry) {
         let net = Net::default();
-        let names = [("a", 1), ("b", 2), ("c", 3)];
-        let slot = |(node, disk): (&str, u64)| {
+        let names = &NAMES[..replicas];
+        let slot = |(node, disk): (&&str, u64)| {
             _ = net.start(node, disk);
             Slot::of(place(node, disk))
         };
-        let entry = Entry::new(1, names.map(slot).to_vec());
-        for (node, _) in names {
+        let slots = names.iter().zip(1..).map(slot).collect();
+        let entry = Entry::new(1, slots).with_quorums(quorums);
+        for node in names {
             assert!(net.stores(node, &entry, &[record(id)]));
         }
         (net, entry)
@@ -115,11 +124,19 @@ impl Net {
 
     /// The ids that a read of a node finds; an error if it does not count.
     pub fn ids(&self, node: &str, entry: &Entry) -> Vec<Bytes> {
+        self.records(node, entry).into_iter().map(|it| it.id).collect()
+    }
+
+    fn records(&self, node: &str, entry: &Entry) -> Vec<Record> {
         let read = Action::Read { range: Range::all(), limit: 1000 };
         match self.ask_now(node, entry, read) {
-            Ok(Outcome::Page { records, .. }) => records.into_iter().map(|it| it.id).collect(),
+            Ok(Outcome::Page { records, .. }) => records,
             other => panic!("{node} does not count: {other:?}"),
         }
+    }
+
+    fn holder(&self, node: &str) -> Arc<Holder> {
+        Arc::clone(&self.holders.lock().expect("no panic")[node])
     }
 
     /// Lets a node answer this many more pages of copies, or all.
@@ -256,6 +273,93 @@ fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
     assert!(now(target.pursue(0)).is_ok(), "b is back");
 }
 
+/// When a node is told to make its replica again, as the failover of another one sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ordered {
+    Before,
+    /// The others do not answer for a moment.
+    BeforeTheOthersAnswer,
+    WhenAllAreFenced,
+    /// The others are lost, and an operator has accepted that.
+    AndItAloneIsLeft,
+}
+
+/// What it has may be wrong, and no version shows that.
+#[test]
+fn a_failover_takes_of_a_replica_that_is_to_be_made_again_what_the_others_lack() {
+    use Ordered::{AndItAloneIsLeft, Before, BeforeTheOthersAnswer, WhenAllAreFenced};
+    let numbers = [(3, 2, 2), (4, 2, 3), (4, 3, 2), (4, 3, 3), (5, 2, 4), (5, 3, 3), (5, 4, 2)];
+    for (replicas, write, read) in numbers {
+        // The first slot is that of a lost replica, or of one more.
+        for is_vacant in [false, true] {
+            let slots = replicas + usize::from(is_vacant);
+            for remade in 1..slots {
+                for ordered in [Before, BeforeTheOthersAnswer, WhenAllAreFenced, AndItAloneIsLeft] {
+                    let case =
+                        format!("{replicas} {write} {read} {remade} {is_vacant} {ordered:?}");
+                    let (net, mut entry) = Net::of(slots, Sizes { write, read }, "of all");
+                    let others = (1..slots).filter(|it| *it != remade).map(|it| NAMES[it]);
+                    let others = Vec::from_iter(others);
+                    let wrong =
+                        Record { data: Some(Bytes::from_static(b"wrong")), ..record("of all") };
+                    assert!(net.stores(NAMES[remade], &entry, std::slice::from_ref(&wrong)));
+                    // A quorum, with the replica that is lost.
+                    let some = &others[..write - if is_vacant { 1 } else { 2 }];
+                    for name in ["a", NAMES[remade]].iter().chain(some) {
+                        assert!(net.stores(name, &entry, &[record("of a quorum")]));
+                    }
+                    let is_silent =
+                        |names: &[&str], is| names.iter().for_each(|it| net.set_silent(it, is));
+                    let let_pages = |pages| NAMES.iter().for_each(|it| net.let_pages(it, pages));
+                    let order = || net.holder(NAMES[remade]).set_to_remake(&[0].into());
+                    is_silent(&["a"], true);
+                    let target = net.start("x", 9);
+                    entry.epoch = 2;
+                    entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
+                    if is_vacant {
+                        entry.slots[0].holder = None;
+                    }
+                    let learn = |entry: &Entry| now(target.holder.learn(0, entry)).expect("memory");
+                    learn(&entry);
+                    if ordered == WhenAllAreFenced {
+                        let_pages(Some(0));
+                        now(target.pursue(0)).expect_err("nobody is copied");
+                        let_pages(None);
+                    }
+                    order();
+                    if matches!(ordered, BeforeTheOthersAnswer | AndItAloneIsLeft) {
+                        is_silent(&others, true);
+                        now(target.pursue(0)).expect_err("the others are away");
+                        let taken = now(target.holder.storage().scan(0, Range::all(), 9));
+                        assert_eq!(taken.expect("memory"), [], "{case}");
+                    }
+                    match ordered {
+                        AndItAloneIsLeft => {
+                            let lost = others.iter().chain(&["a"]).map(|it| NodeId::from(*it));
+                            let lost = lost.collect();
+                            entry.epoch = 3;
+                            entry.slots[0].change = change(ChangeKind::Failover, "x", 2)
+                                .map(|it| Change { lost, ..it });
+                            learn(&entry);
+                        }
+                        _ => is_silent(&others, false),
+                    }
+                    assert!(now(target.pursue(0)).expect(&case), "{case}");
+                    entry.epoch = 4;
+                    entry.slots[0] = Slot::of(Place { is_first: false, ..place("x", 9) });
+                    learn(&entry);
+                    let of_all = match ordered {
+                        AndItAloneIsLeft => wrong,
+                        _ => record("of all"),
+                    };
+                    let found = net.records("x", &entry);
+                    assert_eq!(found, [record("of a quorum"), of_all], "{case}");
+                }
+            }
+        }
+    }
+}
+
 /// How far the copy of another replica is says nothing about this one.
 #[test]
 fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
@@ -324,7 +428,7 @@ fn has_given_up(transfer: &Transfer, entry: &Entry) -> bool {
 fn of_two_nodes_that_ask_each_other_one_gives_up_its_replica() {
     let (net, entry) = Net::of_three("x");
     let transfer = |node: &str| {
-        let holder = Arc::clone(&net.holders.lock().expect("no panic")[node]);
+        let holder = net.holder(node);
         Transfer { holder, peers: Arc::new(net.clone()), page: 1000 }
     };
     let (is_over, other_has) = Default::default();
@@ -367,7 +471,7 @@ fn a_replica_is_given_up_only_if_all_others_say_that_they_are_whole() {
         let (net, mut entry) = Net::of_three("x");
         happens(&net, &entry);
         differs(&mut entry);
-        let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+        let holder = net.holder("a");
         let transfer = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
         assert_eq!(has_given_up(&transfer, &entry), may, "{case}");
     }

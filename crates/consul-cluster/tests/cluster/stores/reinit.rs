@@ -3,7 +3,6 @@
 use super::*;
 use crate::requests::look;
 use consul_cluster::Mode;
-use consul_cluster::stores::outside::{self, NumbersChange};
 use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
 use consul_replication::record::Record;
 use std::sync::atomic::Ordering::Relaxed;
@@ -108,13 +107,7 @@ impl Cases {
                 self.world.run(one.set_weight(None, "n3", Some(0.0))).expect("the right to do so");
             }
             Leaves::NewNode => nodes.push(self.start("n5", &Disk::new())),
-            Leaves::FewerReplicas => {
-                let change = NumbersChange { replicas: Some(2), write: Some(2), read: Some(2) };
-                let shown = self.world.run(outside::numbers(one, "points", change, None));
-                let shown = shown.expect("numbers");
-                let set = outside::set_numbers(one, "points", &shown, None);
-                self.world.run(set).expect("the right to do so");
-            }
+            Leaves::FewerReplicas => self.set(&nodes[0], (2, 2, 2)),
         }
     }
 
@@ -260,18 +253,11 @@ fn a_store_whose_numbers_do_not_bear_it_is_refused() {
     ] {
         let (cases, nodes) = Cases::filled(3);
         cases.wait_until(60, || nodes[0].is_settled(3));
-        let (replicas, write, read) = numbers;
-        let change =
-            NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
         if numbers != (3, 2, 2) {
-            let shown =
-                cases.world.run(outside::numbers(&nodes[0].cluster, "points", change, None));
-            let shown = shown.expect("numbers");
-            let set = outside::set_numbers(&nodes[0].cluster, "points", &shown, None);
-            cases.world.run(set).expect("the right to do so");
+            cases.set(&nodes[0], numbers);
             cases.is_refused("n1", "the numbers of store points change");
             cases.wait_until(120, || {
-                let settled = nodes[0].is_settled(replicas);
+                let settled = nodes[0].is_settled(numbers.0);
                 settled && nodes[0].store.status().iter().all(|it| !it.is_changing)
             });
             cases.world.wait(Duration::from_secs(2));
@@ -630,6 +616,58 @@ fn no_move_copies_a_replica_that_is_to_be_made_again() {
         }
     }
     assert!(were_late > 0, "no move had copied a replica before the order was taken");
+}
+
+/// A replica that another node gets meanwhile has what its other sources have, and not what is wrong.
+#[test]
+fn nothing_wrong_is_copied_when_other_replicas_are_made_meanwhile() {
+    for what in
+        ["n1 is gone", "the disk of n1 is lost", "one replica more", "n1 is drained and gone"]
+    {
+        for moment in 0..3 {
+            let case = format!("{what} at {moment}");
+            let (cases, mut nodes) = Cases::filled(4);
+            cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+            cases.spoil(&nodes[2].disk);
+            cases.order("n3");
+            cases.wait_until(30, || cases.told("n3").is_some());
+            cases.world.wait(Duration::from_millis(900 * moment));
+            // One that is lost beside one that is given up is more than the numbers bear.
+            let pause = nodes[1].cluster.pause_moves(None, "ada", "");
+            cases.world.run(pause).expect("the right to do so");
+            cases.wait_until(60, || {
+                cases.told("n3").is_some_and(|it| it.waits_for.contains("paused"))
+            });
+            let mut replicas = 3;
+            match what {
+                "one replica more" => {
+                    cases.set(&nodes[1], (4, 2, 3));
+                    replicas = 4;
+                }
+                "the disk of n1 is lost" => {
+                    cases.kill(&nodes[0]);
+                    nodes[0] = cases.start("n1", &Disk::new());
+                }
+                "n1 is gone" => cases.kill(&nodes[0]),
+                _ => {
+                    let set = nodes[1].cluster.set_mode("n1", Mode::Draining);
+                    cases.world.run(set).expect("the right to do so");
+                    cases.world.wait(Duration::from_secs(1));
+                    cases.kill(&nodes[0]);
+                }
+            }
+            let is_made = || cases.told("n3").is_some_and(|it| it.left == 0);
+            cases.world.run(nodes[1].cluster.resume_moves(None)).expect("the right to do so");
+            cases.wait_until(900, || is_made() && nodes[1].is_settled(replicas));
+            cases.world.wait(Duration::from_secs(20));
+            let there = nodes.iter().skip(usize::from(what.contains("gone")));
+            for node in there {
+                let wrong = cases.wrong(&node.disk);
+                assert_eq!(wrong, BTreeSet::new(), "{case}: {}", node.cluster.options().node_id);
+            }
+            cases.has(&nodes[1], "before");
+        }
+    }
 }
 
 /// The node, or the leader, ends at some moment, and is started again; or an operator pauses moves, or ends the order, after

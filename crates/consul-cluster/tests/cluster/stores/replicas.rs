@@ -18,7 +18,7 @@ impl Cases {
         self.start_with(options, store, disk)
     }
 
-    fn set(&self, at: &Process, (replicas, write, read): (usize, usize, usize)) {
+    pub(super) fn set(&self, at: &Process, (replicas, write, read): (usize, usize, usize)) {
         let change =
             NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
         self.world.run(set_numbers(at, change)).expect("the right to do so");
