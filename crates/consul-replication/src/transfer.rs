@@ -274,7 +274,7 @@ impl Transfer {
         }
     }
 
-    /// Fences a replica unless it is, and copies it if it is to be copied; but not one that is to be made again. Returns
+    /// Fences a replica unless it is, and copies it if it is to be copied; but no replica that is to be made again. Returns
     /// whether it was copied as far as it is to be.
     async fn fence(
         &self,

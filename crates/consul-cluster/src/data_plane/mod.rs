@@ -444,7 +444,9 @@ impl DataPlane {
     fn peer(&self, node_id: &str, is_down: bool) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
         let node: &Node = snapshot.nodes.get(node_id).ok_or_else(no_such_node)?;
-        if !node.is_live && !is_down {
+        // The last answer of a Consul that is silent may be of a moment in which no check passed.
+        let is_live = node.is_live || !self.cluster.is_in_touch();
+        if !is_live && !is_down {
             // That it does not answer says nothing new.
             lock(&self.peers).remove(node_id);
             return Err(Error::new(Kind::Connect, "it is down").retryable().not_sent());
@@ -456,7 +458,7 @@ impl DataPlane {
         }
         let address = if self.is_cut(node_id) { NOBODY } else { address };
         let incarnation = &node.record.incarnation;
-        if !node.is_live {
+        if !is_live {
             return Ok(Arc::new(Peer::new(address, incarnation)?));
         }
         let mut peers = lock(&self.peers);

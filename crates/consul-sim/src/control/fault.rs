@@ -43,7 +43,7 @@ pub struct Fault {
     pub status: Option<StatusCode>,
     /// The probability of `status`.
     pub status_chance: f64,
-    /// No request arrives and none is answered.
+    /// No request arrives and none is answered, also not those that have arrived.
     pub partition: bool,
     /// The servers have no leader.
     pub no_leader: bool,
@@ -178,7 +178,13 @@ impl Agent {
             Error::new(Kind::Connect, message).with_endpoint(endpoint).retryable()
         };
         match effect {
-            Effect::Delivered => Ok(self.handle(request).await),
+            Effect::Delivered => {
+                let answer = self.handle(request).await;
+                if self.is_cut_off(client) {
+                    std::future::pending::<()>().await;
+                }
+                Ok(answer)
+            }
             Effect::Lost => Err(broken()),
             Effect::AnswerLost => {
                 self.handle(request).await;
@@ -189,6 +195,11 @@ impl Agent {
             Effect::NoLeader => Ok(self.handle_leaderless(request).await),
             Effect::Isolated(frozen) => Ok(self.handle_isolated(&frozen, request).await),
         }
+    }
+
+    /// Whether the answers to a client are lost, also those to requests that came before.
+    fn is_cut_off(&self, client: &str) -> bool {
+        self.faults().iter().any(|it| it.fault.partition && it.fault.concerns(client))
     }
 
     /// Decides at random. Every fault takes the same number of random values from each request,
@@ -358,6 +369,22 @@ mod tests {
         let status = Some(StatusCode::SERVICE_UNAVAILABLE);
         world.agent.add_fault(Fault { status, status_chance: 1.0, ..Fault::default() });
         assert!(send(&world, "", "kv/a").is_none());
+    }
+
+    /// Else a blocking query would tell through it that the checks of those that are cut off have failed.
+    #[test]
+    fn a_partition_answers_no_request_that_came_before_either() {
+        let world = world(Fault::default());
+        let transport = SimTransport::new(Arc::clone(&world.agent), "sim");
+        let path = format!("kv/a?wait=1m&index={}", world.get("kv/a").index());
+        let mut waits = transport.send(World::request(Method::GET, &path, ""));
+        assert!((&mut waits).now_or_never().is_none());
+        world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+        world.put("kv/a", "v");
+        assert!((&mut waits).now_or_never().is_none());
+        world.agent.clear_faults();
+        assert!((&mut waits).now_or_never().is_none(), "it is lost");
+        assert!(send(&world, "", "kv/a").is_some());
     }
 
     #[test]

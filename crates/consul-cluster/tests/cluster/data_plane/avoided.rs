@@ -4,8 +4,12 @@
 use super::world::{Node, World, echo, options};
 use super::{refused, stall};
 use crate::support::PATIENCE;
+use consul_api::api::agent;
 use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions};
+use consul_sim::Fault;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -170,4 +174,46 @@ fn short_timeouts_find_a_silent_node_but_not_a_slow_handler() {
         refused(error, Kind::NotFound, "has no handler of this name");
         world.simulated.wait(short);
     }
+}
+
+/// A stall of Consul, or of its agent, lets the checks of all nodes fail at once.
+#[test]
+fn the_last_word_of_a_silent_consul_is_in_the_way_of_no_call() {
+    let world = World::new();
+    let one = world.echo(options("n1"));
+    let two = world.echo(options("n2"));
+    let observer = world.echo(Options { observer: true, ..options("gateway") });
+    world.member("n3", &closed_port().to_string());
+    world.settle();
+    let asked = |from: &Node, to: &str| {
+        [&one, &two].iter().for_each(|node| node.plane.poll());
+        call(&world, from, to, PATIENCE)
+    };
+    let client = world.simulated.client();
+    world.simulated.run(async {
+        for id in ["n1", "n2", "n3"] {
+            let check = Args::new().arg(format!("service:tsdb-cluster-nodes-{id}"));
+            client.call(&agent::CHECK_FAIL, &check).await.expect("a check");
+        }
+    });
+    for _ in 0..20 {
+        world.simulated.wait(Duration::from_millis(1));
+    }
+    for (from, to) in [(&one, "n2"), (&two, "n1"), (&observer, "n1"), (&observer, "n2")] {
+        refused(asked(from, to), Kind::Connect, "it is down");
+    }
+    world.simulated.agent.add_fault(Fault { partition: true, ..Fault::default() });
+    world.simulated.wait(Duration::from_secs(20));
+    for _ in 0..10 {
+        for (from, to) in [(&one, "n2"), (&two, "n1"), (&observer, "n1"), (&observer, "n2")] {
+            asked(from, to).expect("a reply");
+        }
+        world.simulated.wait(Duration::from_secs(1));
+    }
+    // Who is really down is avoided, as ever.
+    until_avoided(&world, &one, "n3", PATIENCE);
+    world.simulated.agent.clear_faults();
+    world.simulated.wait(Duration::from_secs(20));
+    assert!(one.cluster.snapshot().nodes["n2"].is_live);
+    refused(asked(&one, "n3"), Kind::Connect, "it is down");
 }
