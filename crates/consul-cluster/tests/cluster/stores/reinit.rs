@@ -632,7 +632,7 @@ fn nothing_wrong_is_copied_when_other_replicas_are_made_meanwhile() {
             cases.order("n3");
             cases.wait_until(30, || cases.told("n3").is_some());
             cases.world.wait(Duration::from_millis(900 * moment));
-            // With a lost replica and one that is given up the numbers bear nothing more.
+            // The numbers bear no lost replica beside a replica that is given up.
             let pause = nodes[1].cluster.pause_moves(None, "ada", "");
             cases.world.run(pause).expect("the right to do so");
             cases.wait_until(60, || {
