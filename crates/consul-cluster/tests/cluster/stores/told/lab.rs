@@ -6,6 +6,8 @@ use consul_cluster::data_plane::{ClusterKey, DataPlane, DataTls};
 use consul_cluster::observe::overview::Overview;
 use consul_cluster::observe::report::Overviews;
 use consul_process::metrics::{Format, Page, Source, text};
+use consul_cluster::stores::outside::{self, NumbersChange};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::SystemTime;
 use tokio::runtime::{Builder, Runtime as Tokio};
@@ -77,6 +79,8 @@ pub struct Lab {
     next_scrape: Instant,
     twin: Option<Box<Lab>>,
     written: usize,
+    /// The problems that `why` has told all the time, if somebody asks it.
+    watched: Option<RefCell<BTreeMap<String, String>>>,
 }
 
 impl Lab {
@@ -122,6 +126,7 @@ impl Lab {
             next_scrape,
             twin: None,
             written: 0,
+            watched: None,
         };
         if lab.authority.is_some() {
             for id in ["n1", "n2", "n3", "operator"] {
@@ -251,7 +256,65 @@ impl Lab {
         let sockets = Some(sockets);
         let node = Node { cluster, store, task, plane, overviews, sockets, client: name };
         self.nodes.insert(id, node);
-        self.cases.world.wait(Duration::from_secs(1));
+        self.pass(Duration::from_secs(1));
+    }
+
+    /// Asks `why` all the time from now on.
+    pub fn watch(&mut self) {
+        self.watched = Some(RefCell::default());
+    }
+
+    /// The problems told since the last call, each with its text.
+    pub fn watched(&self) -> BTreeMap<String, String> {
+        self.watched.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Lets this time pass.
+    pub fn pass(&self, time: Duration) {
+        let Some(watched) = &self.watched else { return self.cases.world.wait(time) };
+        let end = self.cases.world.clock.now() + time;
+        while self.cases.world.clock.now() < end {
+            self.cases.world.wait(Duration::from_millis(100));
+            let Ok(cluster) = self.looking() else { continue };
+            let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a data plane");
+            let overviews = Overviews::new(cluster, Some(plane));
+            let told = self.sockets.block_on(overviews.overview()).problems.clone();
+            let told = told.into_iter().filter(|it| is_of_failure(it.problem));
+            let named = told.map(|it| (format!("{} {}", it.problem, it.of), it.text));
+            watched.borrow_mut().extend(named);
+        }
+    }
+
+    pub fn new_disk(&mut self, id: &str) {
+        self.config(id).disk = Disk::new();
+    }
+
+    pub fn cures(&self) -> Vec<(String, String)> {
+        let cluster = self.looking().expect("an answer");
+        let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a data plane");
+        let overviews = Overviews::new(cluster, Some(plane));
+        let told = self.sockets.block_on(overviews.overview()).problems.clone();
+        told.into_iter().map(|it| (it.text, it.cure)).collect()
+    }
+
+    pub fn accept_loss(&self, shard: u32) -> Result<(), Error> {
+        let operator = self.looking().expect("an answer");
+        self.cases.world.run(async {
+            let of = outside::missing(&operator, "points", shard, &[], None).await?;
+            println!("missing {of:?}");
+            let of: Vec<String> = of.unwrap_or_default().iter().map(ToString::to_string).collect();
+            outside::accept_loss(&operator, "points", shard, &of, None).await.map(|_| ())
+        })
+    }
+
+    /// Gives the store these numbers of replicas, and of those for a write and for a read.
+    pub fn set_numbers(&self, (replicas, write, read): (usize, usize, usize)) {
+        let operator = self.looking().expect("an answer");
+        let change = NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
+        self.cases.world.run(async {
+            let shown = outside::numbers(&operator, "points", change, None).await.expect("a store");
+            outside::set_numbers(&operator, "points", &shown, None).await.expect("an answer");
+        });
     }
 
     fn run_without(&self, cluster: &Arc<Cluster>, id: &str) -> TaskId {
@@ -326,7 +389,7 @@ impl Lab {
     pub fn hand_over(&self) {
         let leads = |node: &&Node| node.cluster.is_leader();
         self.nodes.values().find(leads).expect("a leader").cluster.hand_over();
-        self.cases.world.wait(Duration::from_secs(5));
+        self.pass(Duration::from_secs(5));
     }
 
     pub fn set_rules(&self, id: &str, rules: &str) {

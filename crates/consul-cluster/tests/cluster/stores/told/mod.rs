@@ -285,6 +285,80 @@ fn each_right_that_a_node_lacks_is_told() {
     });
 }
 
+/// What a step of a healthy cluster lets `why` tell, and for no longer than it lasts.
+#[test]
+fn a_recipe_tells_only_what_is_so() {
+    in_own_process("a_recipe_tells_only_what_is_so", || {
+        type Step = (&'static str, fn(&mut Lab));
+        let steps: [Step; 9] = [
+            ("first start", |lab| ["n1", "n2", "n3"].iter().for_each(|id| lab.start(id))),
+            ("stop of n1", |lab| lab.stop("n1")),
+            ("start of n1", |lab| lab.start("n1")),
+            ("stop of n2", |lab| lab.stop("n2")),
+            ("start of n2", |lab| lab.start("n2")),
+            ("hand-over", |lab| lab.hand_over()),
+            ("other numbers", |lab| lab.set_numbers((3, 3, 2))),
+            ("old numbers", |lab| lab.set_numbers((3, 2, 2))),
+            ("fewer replicas", |lab| lab.set_numbers((2, 2, 2))),
+        ];
+        let mut lab = Lab::of(&[]);
+        lab.watch();
+        for (name, step) in steps {
+            step(&mut lab);
+            lab.pass(Duration::from_secs(20));
+            println!("{name}: {:#?}", lab.watched());
+        }
+    });
+}
+
+#[test]
+fn a_map_of_another_format_is_told_once() {
+    in_own_process("a_map_of_another_format_is_told_once", || {
+        let mut lab = Lab::new();
+        lab.watch();
+        let key = "tsdb/cluster/shards/maps/points";
+        let map = lab.cases.world.read(key).expect("a map");
+        lab.cases.world.write(key, &map.replacen("\"format\":1", "\"format\":99", 1));
+        lab.pass(Duration::from_secs(10));
+        println!("live: {:#?}", lab.watched());
+        for id in ["n1", "n2", "n3"] {
+            lab.kill(id);
+            lab.start(id);
+        }
+        lab.pass(Duration::from_secs(20));
+        lab.watched();
+        lab.pass(Duration::from_secs(5));
+        println!("restarted: {:#?}", lab.watched());
+    });
+}
+
+#[test]
+fn two_new_disks() {
+    in_own_process("two_new_disks", || {
+        let mut lab = Lab::new();
+        lab.use_all();
+        lab.watch();
+        lab.kill("n2");
+        lab.kill("n3");
+        lab.pass(Duration::from_secs(20));
+        println!("down: {:#?}", lab.watched());
+        for id in ["n2", "n3"] {
+            lab.new_disk(id);
+            lab.start(id);
+        }
+        lab.pass(Duration::from_secs(20));
+        lab.watched();
+        lab.pass(Duration::from_secs(5));
+        println!("back: {:#?}", lab.watched());
+        println!("cures: {:#?}", lab.cures());
+        for shard in 0..8 { println!("{:?}", lab.accept_loss(shard)); }
+        lab.pass(Duration::from_secs(60));
+        lab.watched();
+        lab.pass(Duration::from_secs(5));
+        println!("accepted: {:#?}", lab.watched());
+    });
+}
+
 /// The counters of a process are for all its nodes: the failures have a process of their own.
 fn in_own_process(test: &str, tell: impl FnOnce()) {
     const OWN: &str = "TOLD_IN_THIS_PROCESS";
