@@ -62,7 +62,21 @@ mod tests {
 
     #[test]
     fn a_key_is_one_word_of_the_command_that_deletes_it() {
-        for key in ["a/b", "a b", "it's", "$(touch f)", "`id`", "\"q\"", "\\", "#", "~", "*", "a;b", "größe", "a\nb"] {
+        for key in [
+            "a/b",
+            "a b",
+            "it's",
+            "$(touch f)",
+            "`id`",
+            "\"q\"",
+            "\\",
+            "#",
+            "~",
+            "*",
+            "a;b",
+            "größe",
+            "a\nb",
+        ] {
             assert_eq!(words(&kv_delete(key)), ["kv", "delete", key], "{key:?}");
         }
         for key in ["-a", "--", "-recurse", "-it's"] {

@@ -3,10 +3,10 @@
 use super::*;
 use crate::support::authority::{Authority, Folder};
 use consul_cluster::data_plane::{ClusterKey, DataPlane, DataTls};
-use consul_cluster::observe::overview::Overview;
+use consul_cluster::observe::overview::{Overview, Problem};
 use consul_cluster::observe::report::Overviews;
-use consul_process::metrics::{Format, Page, Source, text};
 use consul_cluster::stores::outside::{self, NumbersChange};
+use consul_process::metrics::{Format, Page, Source, text};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::SystemTime;
@@ -39,7 +39,7 @@ pub struct Config {
     pub key: &'static str,
     pub ahead_s: Arc<AtomicI64>,
     tls: Option<Arc<Folder>>,
-    disk: Arc<Disk>,
+    pub disk: Arc<Disk>,
 }
 
 impl Config {
@@ -275,42 +275,51 @@ impl Lab {
         let end = self.cases.world.clock.now() + time;
         while self.cases.world.clock.now() < end {
             self.cases.world.wait(Duration::from_millis(100));
-            let Ok(cluster) = self.looking() else { continue };
-            let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a data plane");
-            let overviews = Overviews::new(cluster, Some(plane));
-            let told = self.sockets.block_on(overviews.overview()).problems.clone();
-            let told = told.into_iter().filter(|it| is_of_failure(it.problem));
+            let told = self.problems().into_iter();
             let named = told.map(|it| (format!("{} {}", it.problem, it.of), it.text));
             watched.borrow_mut().extend(named);
         }
     }
 
-    pub fn new_disk(&mut self, id: &str) {
-        self.config(id).disk = Disk::new();
+    /// Gives a node an empty disk at its next start. Returns the one that it had.
+    pub fn new_disk(&mut self, id: &str) -> Arc<Disk> {
+        std::mem::replace(&mut self.config(id).disk, Disk::new())
     }
 
-    pub fn cures(&self) -> Vec<(String, String)> {
+    /// The problems of `consul-ha why` in whole.
+    pub fn problems(&self) -> Vec<Problem> {
         let cluster = self.looking().expect("an answer");
         let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a data plane");
         let overviews = Overviews::new(cluster, Some(plane));
-        let told = self.sockets.block_on(overviews.overview()).problems.clone();
-        told.into_iter().map(|it| (it.text, it.cure)).collect()
+        self.sockets.block_on(overviews.overview()).problems.clone()
     }
 
-    pub fn accept_loss(&self, shard: u32) -> Result<(), Error> {
+    /// Accepts the loss of all that is missing of a shard.
+    pub fn accept_loss(&self, shard: u32) {
         let operator = self.looking().expect("an answer");
         self.cases.world.run(async {
-            let of = outside::missing(&operator, "points", shard, &[], None).await?;
-            println!("missing {of:?}");
-            let of: Vec<String> = of.unwrap_or_default().iter().map(ToString::to_string).collect();
-            outside::accept_loss(&operator, "points", shard, &of, None).await.map(|_| ())
-        })
+            let missing = outside::missing(&operator, "points", shard, &[], None).await;
+            let missing = missing.expect("an answer").expect("it is known");
+            let missing = Vec::from_iter(missing.iter().map(ToString::to_string));
+            let accepted = outside::accept_loss(&operator, "points", shard, &missing, None).await;
+            accepted.expect("the right to do so");
+        });
+    }
+
+    /// Whether n1 reads a key that was written.
+    pub fn reads(&self, key: &str) -> bool {
+        let store = self.nodes["n1"].store.as_ref().expect("a store");
+        let all = Range::all();
+        let read = store.read(key.as_bytes(), &all, 9, self.cases.deadline(30));
+        let page = self.cases.world.run(read).expect("an answer");
+        page.records.iter().any(|it| it.id == key.as_bytes())
     }
 
     /// Gives the store these numbers of replicas, and of those for a write and for a read.
     pub fn set_numbers(&self, (replicas, write, read): (usize, usize, usize)) {
         let operator = self.looking().expect("an answer");
-        let change = NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
+        let change =
+            NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
         self.cases.world.run(async {
             let shown = outside::numbers(&operator, "points", change, None).await.expect("a store");
             outside::set_numbers(&operator, "points", &shown, None).await.expect("an answer");
