@@ -283,7 +283,7 @@ pub async fn find(
                 "{node} has no replica of shard {shard} of store {name}"
             )));
         }
-        // What is left of an order may be about replicas that others have got meanwhile.
+        // The rest of an order may be about replicas that others have got meanwhile.
         if held.is_empty() && remaking.as_ref().is_none_or(|it| it.left == 0) {
             continue;
         }

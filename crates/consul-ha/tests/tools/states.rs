@@ -309,7 +309,7 @@ pub fn are_told() {
     token_ends_meanwhile(&cluster);
 }
 
-/// Each verb that asks something of a node, with its status and its words for a node that is down, one that is stopped, and
+/// Each verb that asks something of a node, with its status and its words for a node that is down, for a stopped node, and for
 /// a name that no node has.
 fn of_nodes_that_are_not_there(cluster: &Cluster) {
     type Said = (i32, &'static str);

@@ -1339,7 +1339,7 @@ fn an_endpoint_that_fails_for_all_is_said_once() {
     assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
 
-/// One that refuses another of two may be wrong itself.
+/// A node that refuses the only other one may be wrong itself.
 #[test]
 fn a_member_with_one_other_does_not_blame_itself() {
     let found = after(|it| {

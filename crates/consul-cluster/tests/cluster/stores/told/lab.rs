@@ -281,7 +281,7 @@ impl Lab {
         }
     }
 
-    /// Gives a node an empty disk at its next start. Returns the one that it had.
+    /// Gives a node an empty disk at its next start. Returns its disk of before.
     pub fn new_disk(&mut self, id: &str) -> Arc<Disk> {
         std::mem::replace(&mut self.config(id).disk, Disk::new())
     }
