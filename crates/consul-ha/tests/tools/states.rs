@@ -328,7 +328,10 @@ fn of_nodes_that_are_not_there(cluster: &Cluster) {
         (&["leave"], [DOWN, STOPPED]),
         (&["forget", "--yes"], [(0, "n3 is not a member any more"), (0, "n4 is not a member")]),
         (&["reinit", "--yes"], [DOWN, STOPPED]),
-        (&["reinit", "--off"], [(1, "it is not known whether n3 has an order on its disk"), STOPPED]),
+        (
+            &["reinit", "--off"],
+            [(1, "it is not known whether n3 has an order on its disk"), STOPPED],
+        ),
     ];
     let environment = cluster.environment(MANAGEMENT);
     for (words, of_nodes) in verbs {

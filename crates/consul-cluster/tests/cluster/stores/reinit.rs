@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::requests::look;
+use consul_client::transport::Transport;
 use consul_cluster::Mode;
 use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
-use consul_client::transport::Transport;
 use consul_replication::record::Record;
 use consul_sim::SimTransport;
 use std::sync::atomic::AtomicUsize;
