@@ -16,6 +16,7 @@ pub mod error;
 pub mod request;
 pub mod response;
 pub mod ring;
+pub mod shell;
 pub mod table;
 pub mod tape;
 pub mod value;

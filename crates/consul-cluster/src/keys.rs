@@ -1,7 +1,7 @@
 //! Linearizable reads and check-and-set updates of the cluster's keys.
 
 use crate::pauses::{CERTAIN_AFTER, PAUSE};
-use crate::shell::shell_word;
+use crate::shell::kv_delete;
 use consul_api::api::{kv, status, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -206,8 +206,8 @@ pub struct Unchanged {
 /// The refusal to change a key of the cluster in which another program's value is.
 pub(crate) fn foreign(key: &str) -> Error {
     let why = format!(
-        "{key} has another program's value, which stays: if no program needs it, `consul kv delete {}` makes room",
-        shell_word(key)
+        "{key} has another program's value, which stays: if no program needs it, {} makes room",
+        kv_delete(key)
     );
     Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }

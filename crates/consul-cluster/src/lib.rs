@@ -40,11 +40,11 @@ pub mod observe;
 pub mod options;
 mod pauses;
 pub mod shard_map;
-pub mod shell;
 pub mod snapshot;
 pub mod stores;
 
 pub use cluster::Cluster;
+pub use consul_api::shell;
 pub use event::{Event, PastEvent};
 pub use keys::{Reads, Unchanged, has_no_raft_leader, reads};
 pub use leader::history::{

@@ -167,6 +167,9 @@ async fn set_mode(
     of: &OfNode,
     (seen, mode): (Mode, Mode),
 ) -> Result<(), Failure> {
+    if is_there && !is_live(&cluster.snapshot(), &of.node) {
+        say(&format!("consul-ha: {} is down: its next start takes the mode", of.node));
+    }
     let key = session.key_of(&of.node, is_there);
     let set = cluster.set_mode_while(condition, &of.node, Some(seen), mode);
     session.written(&key, of.change.dry_run, set).await.map(|_| ())
@@ -762,6 +765,16 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
         let asked = snapshot.nodes.get(node).and_then(|it| it.record.request.clone());
         pending.reinit = asked.unwrap_or_default().reinit;
         pending.reinit.retain(|name, _| store.as_ref().is_none_or(|store| store == name));
+        let untold = found.values().find_map(|replicas| replicas.untold.clone());
+        if let Some(why) = untold {
+            let why = format!(
+                "it is not known whether {node} has an order on its disk, which would stay and go on: {why}"
+            );
+            if pending.reinit.is_empty() {
+                return Err(Failure::Refused(why));
+            }
+            say(&format!("consul-ha: {why}"));
+        }
         found.retain(|_, replicas| replicas.are_being_made());
     } else {
         let checked = remake::check(node, &found);

@@ -13,7 +13,7 @@ use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_d
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{NodeOverview, NodeState};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
-use consul_cluster::shell::{operand, shell_word};
+use consul_cluster::shell::{kv_delete, operand};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
 use consul_cluster::{Blocked, PastLeaders, Snapshot, past_leaders};
 use serde_json::json;
@@ -314,8 +314,8 @@ fn blocking(entries: &Value, leader_key: &str, asked: &str) -> BTreeMap<String, 
             format!("{}: {}", blocked.text(), blocked.cure())
         } else if documents.contains(key) {
             format!(
-                "{key} is not the document of a semaphore: when nobody holds a permit, `consul kv delete {}` makes room",
-                shell_word(key)
+                "{key} is not the document of a semaphore: when nobody holds a permit, {} makes room",
+                kv_delete(key)
             )
         } else {
             not_a_lock(entry, key, asked)?
@@ -338,8 +338,8 @@ fn not_a_lock(entry: &Value, key: &str, asked: &str) -> Option<String> {
         // A key that was a lock, or is empty, is taken over.
         None if key != asked || flags == 0 && (number("LockIndex") > 0 || is_empty(entry)) => None,
         None => Some(format!(
-            "{key} exists and is not a lock: if no program needs it, `consul kv delete {}` makes room",
-            shell_word(key)
+            "{key} exists and is not a lock: if no program needs it, {} makes room",
+            kv_delete(key)
         )),
     }
 }

@@ -768,8 +768,7 @@ impl Holder {
     /// what it has.
     pub async fn has_left(&self, shard: u32, newest: &Entry) -> bool {
         let state = self.state(shard).await;
-        let known = state.entry.as_ref().filter(|it| it.epoch > newest.epoch);
-        let entry = known.unwrap_or(newest);
+        let entry = state.newest(newest);
         !entry.names(&self.node) || self.is_sealed(&state, entry)
     }
 

@@ -106,6 +106,11 @@ pub struct Equal {
 }
 
 impl State {
+    /// The newest entry that is known where `told` is the newest one of others.
+    pub fn newest<'a>(&'a self, told: &'a Entry) -> &'a Entry {
+        self.entry.as_ref().filter(|it| it.epoch > told.epoch).unwrap_or(told)
+    }
+
     /// Reads what was kept; the error says why it cannot be read.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;

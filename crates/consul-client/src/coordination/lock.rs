@@ -12,6 +12,7 @@ use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::{Answer, EntryMeta};
+use consul_api::shell::kv_delete;
 use consul_api::value::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,8 +223,8 @@ async fn attempt(
     let seen = LockKey::from_answer(answer);
     match decide(&seen, contender.session_id(), options.is_own) {
         Step::Refuse => Err(contender.conflict(&format!(
-            "the key exists and is not a lock: if no program needs it, `consul kv delete {}` makes room",
-            contender.key
+            "the key exists and is not a lock: if no program needs it, {} makes room",
+            kv_delete(contender.key)
         ))),
         Step::TakeOver(modify_index) => {
             if !contender.has_stayed(modify_index) {

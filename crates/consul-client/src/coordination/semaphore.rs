@@ -18,6 +18,7 @@ use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Answer;
+use consul_api::shell::kv_delete;
 use consul_api::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -574,8 +575,8 @@ fn read(answer: Answer, prefix: &str) -> SemaphoreKeys {
                     let is_foreign = flags != 0 && flags != SEMAPHORE_FLAGS;
                     let key = lock_key(prefix);
                     let why = format!(
-                        "{key}: the key exists and is not a semaphore's: when nobody holds a permit, \
-                         `consul kv delete {key}` makes room"
+                        "{key}: the key exists and is not a semaphore's: when nobody holds a permit, {} makes room",
+                        kv_delete(&key)
                     );
                     let why = Error::new(Kind::Conflict, why).not_sent();
                     seen.unreadable = Some(Unreadable { why, index, is_foreign });

@@ -1,7 +1,7 @@
 //! The content of the leader's key: the record of the node that leads, or the cause that keeps all nodes from the key, which is a
 //! session that is not a leader's, or a value that another program has written.
 
-use crate::shell::shell_word;
+use crate::shell::kv_delete;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,8 @@ impl Blocked {
                 "find out which program has made the session; `curl -X PUT …/v1/session/destroy/{session}` makes room"
             ),
             None => format!(
-                "stop the program if it writes the key again and again; then `consul kv delete {}` makes room at once",
-                shell_word(&self.key)
+                "stop the program if it writes the key again and again; then {} makes room at once",
+                kv_delete(&self.key)
             ),
         }
     }

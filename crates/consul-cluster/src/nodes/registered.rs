@@ -5,7 +5,7 @@ use super::node::{Complaint, Mode, Record, Records};
 use crate::keys::{self, Said};
 use crate::options::Options;
 use crate::pauses::CERTAIN_AFTER;
-use crate::shell::shell_word;
+use crate::shell::kv_delete;
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -304,9 +304,8 @@ pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record,
     Record::parse(id, bytes).ok_or_else(|| {
         let key = options.node_key(id);
         let why = format!(
-            "the key {key} holds another program's data, not a node's record: if no program needs it, \
-             `consul kv delete {}` makes room",
-            shell_word(&key)
+            "the key {key} holds another program's data, not a node's record: if no program needs it, {} makes room",
+            kv_delete(&key)
         );
         Error::new(Kind::Conflict, why).with_maybe_applied(false)
     })

@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::pauses::{MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
 use crate::shard_map::ShardMap;
 use crate::shard_map::publication::{self, Content};
-use crate::shell::shell_word;
+use crate::shell::kv_delete;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -76,9 +76,8 @@ pub(crate) async fn check(cluster: &Cluster) -> Result<(), Error> {
             Some(Ok(theirs)) => Some(theirs),
             Some(Err(_)) => {
                 let why = format!(
-                    "the key {config_key} holds another program's data: if no program needs it, \
-                     `consul kv delete {}` makes room",
-                    shell_word(config_key)
+                    "the key {config_key} holds another program's data: if no program needs it, {} makes room",
+                    kv_delete(config_key)
                 );
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             }

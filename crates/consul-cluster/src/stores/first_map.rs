@@ -37,7 +37,14 @@ impl Duty<'_> {
         // The others may be about to start.
         let is_early = self.cluster.now() < self.begun + ANSWER_TIME;
         if live.len() < needed || (live.len() < shared.replicas && is_early) {
-            let why = format!("{} of {needed} nodes that it needs are there", live.len());
+            let why = match live.len() < needed {
+                true => format!("{} of {needed} nodes that it needs are there", live.len()),
+                false => format!(
+                    "{} of {} nodes are there, the others have a moment",
+                    live.len(),
+                    shared.replicas
+                ),
+            };
             return self.show_wait(store, why).await;
         }
         let (down, unrecovered, openings) = Default::default();

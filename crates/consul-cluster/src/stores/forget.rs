@@ -9,7 +9,7 @@ use super::{Store, map_key, member_key, members_prefix, read_map, waiting_key};
 use crate::keys::{self, Update};
 use crate::leader::fitness;
 use crate::nodes::rights::Right;
-use crate::shell::shell_word;
+use crate::shell::kv_delete;
 use crate::{Cluster, Options, Snapshot};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -138,10 +138,9 @@ impl Store {
         }
         let why = format!(
             "the storage has records of the store with the id {id}, which {} has forgotten (`consul-ha forget-store`): \
-             nothing was dropped or changed. Give the node an empty disk, or `consul kv delete {}` if the store is needed \
-             again",
+             nothing was dropped or changed. Give the node an empty disk, or {} if the store is needed again",
             forgotten.by,
-            shell_word(&forgotten_key(cluster.options(), store))
+            kv_delete(&forgotten_key(cluster.options(), store))
         );
         Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
     }

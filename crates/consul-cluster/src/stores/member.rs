@@ -14,7 +14,7 @@ use consul_process::clock::Instant;
 use consul_process::os;
 use consul_process::sync::lock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{ChangeKind, Disk, Entry};
+use consul_replication::map::{ChangeKind, Disk, Entry, Place};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::rules::Rules;
 use consul_replication::state::{Doubt, Equal, Report};
@@ -280,6 +280,12 @@ impl Member {
     /// Whether the replicas of the disk may be used.
     pub fn is_confirmed(&self) -> bool {
         self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    /// Whether a replica is of the first map and on the disk that this process has opened as a new one: it has all that there
+    /// is.
+    pub fn is_first(&self, place: &Place) -> bool {
+        self.is_new && place.is_first && place.disk == self.transfer.holder.disk()
     }
 
     /// The shards whose replicas the map gives to the node, and that are not there; `None`: that is not known

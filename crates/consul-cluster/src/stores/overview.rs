@@ -2,14 +2,16 @@
 
 use super::document::{Remaking, StoreMap};
 use super::lists::listed;
+use super::member::Member;
 use super::{Store, map_key, waiting_key};
 use crate::Cluster;
 use crate::observe::report::Told;
 use consul_api::error::Error;
 use consul_process::sync::lock;
-use consul_replication::map::{ChangeKind, Entry, NodeId, Slot};
+use consul_replication::map::{ChangeKind, Entry, NodeId, Place, Slot};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A replicated store.
@@ -157,16 +159,29 @@ impl Store {
         let own = self.cluster.options().node_id.as_str();
         let member = lock(&self.member).clone();
         let lacking = member.as_ref().and_then(|member| member.lacking());
-        let remaking = member.and_then(|member| lock(&member.remaking).clone());
+        let remaking = member.as_ref().and_then(|member| lock(&member.remaking).clone());
         let remaking = remaking.filter(|it| it.left > 0);
         report.remaking = remaking.map(Remaking::brief);
-        let held = map.entries().filter(|(_, entry)| entry.counting_at(own).is_some());
-        let lacks = |shard: &u32| lacking.as_ref().is_none_or(|lacking| lacking.contains(shard));
-        report.lacking = held.map(|(shard, _)| shard).filter(lacks).collect();
+        let held = map.entries().filter_map(|(shard, it)| Some((shard, it.counting_at(own)?)));
+        // A node begins to serve a moment after it has learned of a store's first map.
+        let mapped_since = *lock(&self.mapped_since);
+        let is_new = mapped_since.is_some_and(|since| self.cluster.now() < since + BEGINS_WITHIN);
+        let begins =
+            |it: &Place| is_new && member.as_ref().is_some_and(|member| member.is_first(it));
+        let lacks = |(shard, place): &(u32, &Place)| match &lacking {
+            Some(lacking) => lacking.contains(shard),
+            None => !begins(place),
+        };
+        report.lacking = held.filter(lacks).map(|(shard, _)| shard).collect();
+        // Also a replica in whose place another one is to be made, which may not be possible.
+        let slots = || map.map.shards.iter().flat_map(|entry| &entry.slots);
+        let is_other = |member: &Arc<Member>| {
+            let disk = member.transfer.holder.disk();
+            let mut places = slots().filter_map(|slot| slot.holder.as_ref());
+            places.any(|place| *place.node == *own && place.disk != disk)
+        };
+        report.has_other_disk = member.as_ref().is_some_and(is_other);
         let Some(holder) = holder else { return report };
-        let place = |shard: &u32| map.map.shards.get(*shard as usize)?.counting_at(own);
-        let mut places = report.lacking.iter().filter_map(place);
-        report.has_other_disk = places.any(|place| place.disk != holder.disk());
         let progress = holder.progress();
         let is_changed = |entry: &Entry| entry.slots.iter().any(|slot| slot.change.is_some());
         for (shard, entry) in map.entries().filter(|(_, entry)| is_changed(entry)) {
@@ -203,6 +218,9 @@ fn done(
     Some((taken as f64 / all as f64).min(0.99))
 }
 
+/// How long a node may take to serve its replicas of a new store.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long the maps that were read last count when they cannot be read again.
 const USUAL_AGE: Duration = Duration::from_secs(10);
 
@@ -224,7 +242,12 @@ impl StoreMaps {
     /// Errors of the call; [`Kind::PermissionDenied`] if ACLs hide some.
     pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
         let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
-        for (name, bytes) in listed(cluster, &map_key(cluster.options(), "")).await? {
+        let maps = listed(cluster, &map_key(cluster.options(), "")).await?;
+        let waiting = listed(cluster, &waiting_key(cluster.options(), "")).await?;
+        let waiting = waiting.into_iter().filter(|(name, _)| maps.iter().all(|(it, _)| it != name));
+        let waiting = waiting.map(|(name, why)| (name, String::from_utf8_lossy(&why).into_owned()));
+        read.waiting = waiting.collect();
+        for (name, bytes) in maps {
             match StoreMap::decode(&bytes) {
                 Ok(map) => _ = read.maps.insert(name, map),
                 Err(error) => {
@@ -232,9 +255,6 @@ impl StoreMaps {
                     read.unread.push(error.context(&key).message().to_owned());
                 }
             }
-        }
-        for (name, why) in listed(cluster, &waiting_key(cluster.options(), "")).await? {
-            read.waiting.insert(name, String::from_utf8_lossy(&why).into_owned());
         }
         Ok(read)
     }
@@ -370,7 +390,7 @@ mod tests {
     use super::*;
     use crate::stores::StoreFault;
     use crate::stores::options::Shared;
-    use consul_replication::map::{Change, Disk, Place};
+    use consul_replication::map::{Change, Disk};
     use consul_replication::plan::Map;
 
     fn slot(node: &str, change: Option<Change>) -> Slot {

@@ -17,7 +17,7 @@ use super::{Store, is_live, members_prefix, outside, read_map};
 use crate::nodes::operate::no_such_node;
 use crate::nodes::request::{Asked, Reinit};
 use crate::pauses::PAUSE;
-use crate::shell::{listed, operand, shell_word};
+use crate::shell::{listed, operand, operands};
 use crate::{Cluster, Snapshot};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -31,12 +31,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The name under which a disk keeps its order.
 const ORDER: &str = "reinit";
 
 /// How many obstacles a refusal names.
 const SHOWN: usize = 3;
+
+/// The times between two steps of an order, while the map changes and while it waits.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An order, as the disk keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +88,8 @@ pub struct Replicas {
     pub remaking: Option<Remaking>,
     /// Why they cannot be made again without a risk, each with its cure.
     pub obstacles: Vec<String>,
+    /// Why the node does not tell whether it has an order: it is down, or does not have the store open.
+    pub untold: Option<String>,
 }
 
 impl Replicas {
@@ -134,6 +141,16 @@ impl<'a> Situation<'a> {
         (live.record.incarnation == record.incarnation).then_some(record)
     }
 
+    /// Why a node does not tell what it has of the store, with the cure.
+    fn untold(&self, node: &str) -> Option<String> {
+        let store = self.store;
+        if !is_live(&self.snapshot, node) {
+            return Some(format!("{node} is down: start it"));
+        }
+        let is_told = self.record(node).is_some();
+        (!is_told).then(|| format!("{node} does not have store {store} open: its log says why"))
+    }
+
     /// Why none of a node's replicas can be made again now, with the cure.
     fn obstacle(&self, node: &str) -> Option<String> {
         let Situation { store, map, snapshot, .. } = self;
@@ -144,10 +161,8 @@ impl<'a> Situation<'a> {
         );
         let numbers =
             format!("`consul-ha store-set {}` gives the store other numbers", operand(store, ""));
-        Some(if !is_live(snapshot, node) {
-            format!("{node} is down: start it")
-        } else if self.record(node).is_none() {
-            format!("{node} does not have store {store} open: its log says why")
+        Some(if let Some(why) = self.untold(node) {
+            why
         } else if snapshot.leader.is_none() {
             "there is no leader, which would begin it: `consul-ha why` says why".to_owned()
         } else if !snapshot.frozen.is_empty() {
@@ -261,12 +276,15 @@ pub async fn find(
         let Some(situation) = Situation::read(cluster, name).await? else { continue };
         let entries = || situation.map.entries().filter(|(_, entry)| entry.names(node));
         let held = BTreeSet::from_iter(entries().map(|(shard, _)| shard));
+        let record = situation.record(node);
+        let remaking = record.and_then(|record| record.remaking.clone());
         if let Some(shard) = shards.difference(&held).next() {
             return Err(Error::argument(format!(
                 "{node} has no replica of shard {shard} of store {name}"
             )));
         }
-        if held.is_empty() {
+        // The rest of an order may be about replicas that others have got meanwhile.
+        if held.is_empty() && remaking.as_ref().is_none_or(|it| it.left == 0) {
             continue;
         }
         let shards = if shards.is_empty() { held } else { shards.clone() };
@@ -283,10 +301,9 @@ pub async fn find(
         let of_shards = entries().filter(|(shard, _)| shards.contains(shard));
         let of_shards = of_shards.filter_map(|(shard, it)| situation.obstacle_of(node, shard, it));
         obstacles.extend(of_shards);
-        let record = situation.record(node);
         let disk = record.map_or(0, |record| record.disk.0);
-        let remaking = record.and_then(|record| record.remaking.clone());
-        let mut replicas = Replicas { shards, disk, remaking, obstacles };
+        let untold = situation.untold(node);
+        let mut replicas = Replicas { shards, disk, remaking, obstacles, untold };
         if replicas.are_being_made() {
             replicas.obstacles = Vec::from_iter(replicas.other_order(node, name));
         }
@@ -347,9 +364,7 @@ pub async fn ask(
 
 /// The command that ends what an operator has ordered of a node's replicas.
 pub(crate) fn reinit_off(node: &str, store: &str) -> String {
-    let is_like_flag = node.starts_with('-') || store.starts_with('-');
-    let dashes = if is_like_flag { "-- " } else { "" };
-    format!("`consul-ha reinit --off {dashes}{} {}`", shell_word(node), shell_word(store))
+    format!("`consul-ha reinit {}`", operands(&[node, store], "--off"))
 }
 
 fn no_map(store: &str) -> String {
@@ -376,7 +391,8 @@ pub async fn end(
 impl Member {
     /// Makes replicas again as operators order it.
     pub(super) async fn make_again(&self, store: &Store) -> Infallible {
-        let mut asked = store.cluster.reinits.subscribe();
+        let (mut asked, mut maps) = (store.cluster.reinits.subscribe(), store.map.subscribe());
+        let mut pause = SHORTEST_PAUSE;
         let name = &store.options.name;
         let own_disk = self.transfer.holder.disk();
         let mut order = self.kept_order.clone();
@@ -408,6 +424,7 @@ impl Member {
                     let waits_for = self.make_next_again(store, order).await;
                     if *order != before {
                         self.keep_order(store, order).await;
+                        pause = SHORTEST_PAUSE;
                     }
                     waits_for
                 }
@@ -416,10 +433,15 @@ impl Member {
             let remaking = order.as_ref().map(|order| order.remaking(&waits_for));
             let is_busy = remaking.as_ref().is_some_and(|it| it.left > 0);
             self.tell_remaking(remaking);
+            // An order that waits reads what it waits for less and less often.
             tokio::select! {
                 biased;
-                _ = asked.changed() => {}
-                () = store.sleep(PAUSE / 2), if is_busy => {}
+                _ = asked.changed() => pause = SHORTEST_PAUSE,
+                Ok(()) = maps.changed(), if is_busy => {
+                    pause = SHORTEST_PAUSE;
+                    store.sleep(pause).await;
+                }
+                () = store.sleep(pause), if is_busy => pause = LONGEST_PAUSE.min(pause * 2),
             }
         }
     }
@@ -430,8 +452,9 @@ impl Member {
         let holder = &self.transfer.holder;
         holder.set_to_remake(&order.left);
         let Some(map) = store.map.borrow().clone() else { return };
-        for (shard, entry) in map.entries().filter(|(shard, _)| order.left.contains(shard)) {
-            if order.given_up != Some(shard) && holder.has_left(shard, entry).await {
+        for shard in order.left.iter().copied().filter(|it| order.given_up != Some(*it)) {
+            let Some(entry) = map.map.shards.get(shard as usize) else { continue };
+            if holder.has_left(shard, entry).await {
                 order.gone.insert(shard);
             }
         }
@@ -474,9 +497,9 @@ impl Member {
         let entry = |shard: u32| map.map.shards.get(shard as usize);
         // Another node has made it from the others, or the shard has fewer replicas now: no move has copied it. The rest of
         // it goes at once, or the node would keep that when it gets the shard again.
-        for (shard, entry) in map.entries().filter(|(_, entry)| !entry.names(own)) {
-            let is_left = order.left.contains(&shard) && !map.unrecovered.contains(&shard);
-            if is_left && holder.has_left(shard, entry).await {
+        for shard in order.left.clone() {
+            let Some(entry) = entry(shard).filter(|it| !it.names(own)) else { continue };
+            if !map.unrecovered.contains(&shard) && holder.has_left(shard, entry).await {
                 match self.transfer.drop_unnamed(shard, entry).await {
                     Ok(true) => _ = order.left.remove(&shard),
                     Ok(false) => {}
@@ -486,8 +509,8 @@ impl Member {
         }
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
             // The replica may know more than the map that came last: then it is whole, and does not count yet.
-            let known = holder.state(shard).await.entry;
-            let entry = known.as_ref().filter(|it| it.epoch > entry.epoch).unwrap_or(entry);
+            let state = holder.state(shard).await;
+            let entry = state.newest(entry);
             if order.left.contains(&shard) && !holder.counts(shard, entry).await {
                 return match Situation::read(&store.cluster, name).await {
                     Ok(Some(situation)) => {

@@ -303,9 +303,49 @@ pub fn are_told() {
         }
     }
     leaders_with_clocks_apart(&cluster);
+    of_nodes_that_are_not_there(&cluster);
     without_consul(&cluster);
     without_raft_leader(&cluster);
     token_ends_meanwhile(&cluster);
+}
+
+/// Each verb that asks something of a node, with its status and its words for a node that is down, for a stopped node, and for
+/// a name that no node has.
+fn of_nodes_that_are_not_there(cluster: &Cluster) {
+    type Said = (i32, &'static str);
+    const TAKES: Said = (0, "n3 is down: its next start takes the mode");
+    const AT_START: Said = (0, ", when it starts");
+    const DOWN: Said = (1, "n3 is down");
+    const DRAINS: Said = (1, "n4 drains: `consul-ha drain n4 --off`");
+    const STOPPED: Said = (1, "n4 is stopped");
+    let verbs: [(&[&str], [Said; 2]); 10] = [
+        (&["drain"], [TAKES, AT_START]),
+        (&["drain", "--off"], [TAKES, AT_START]),
+        (&["maintenance"], [TAKES, DRAINS]),
+        (&["maintenance", "--off"], [TAKES, DRAINS]),
+        (&["set-weight", "2"], [AT_START, AT_START]),
+        (&["hand-over"], [(1, "n3 is not live and active"), STOPPED]),
+        (&["leave"], [DOWN, STOPPED]),
+        (&["forget", "--yes"], [(0, "n3 is not a member any more"), (0, "n4 is not a member")]),
+        (&["reinit", "--yes"], [DOWN, STOPPED]),
+        (
+            &["reinit", "--off"],
+            [(1, "it is not known whether n3 has an order on its disk"), STOPPED],
+        ),
+    ];
+    let environment = cluster.environment(MANAGEMENT);
+    for (words, of_nodes) in verbs {
+        let states = of_nodes.into_iter().zip(["n3", "n4"]);
+        for ((status, said), node) in states.chain([(UNKNOWN_NODE, "n9")]) {
+            cluster.set_up();
+            cluster.put("ha/nodes/n4/mode", &json!({ "mode": "draining" }));
+            let line = [&words[..1], &[node], &words[1..]].concat();
+            let run = Run::of(&line, &environment);
+            let all = format!("{}{}", run.out, run.err);
+            assert!(run.status == status && all.contains(said), "{line:?}: {run:?}");
+        }
+    }
+    cluster.set_up();
 }
 
 /// By its own clock a leader was elected before the last one: how long that one led is not known.

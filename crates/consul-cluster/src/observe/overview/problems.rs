@@ -200,8 +200,9 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let text = format!("what the stores' shards need is not known: {why}");
         let cure = match overview.in_touch {
             true => {
-                "if the token lacks a right, give it key:read below the shards' prefix; if a map is named, another \
-                 release or another program has written it"
+                "if the token lacks a right, give it key:read below the shards' prefix; if a map is named that a later \
+                 release has written, let all nodes run that; if it is another program's, delete its key and start the nodes \
+                 again, which put their map back"
             }
             false => "wait until Consul answers this process",
         };
@@ -607,7 +608,7 @@ fn of_node(
         let text = format!("{id} lives and could not accept a connection within the last minute");
         found.push(error("no_descriptors", id, text, why.to_owned()));
     }
-    let faults = node.faults.iter();
+    let faults = node.faults.iter().filter(|fault| !is_of_unread_map(fault, overview));
     found.extend(grouped(faults.map(|fault| (fault.store.as_str(), of_fault(node, fault)))));
     found.extend(of_requests(node));
     match node.mode {
@@ -702,6 +703,14 @@ fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
     let cure = "make room on its disk, mend the storage, or see what it waits for; stop no other node before: its \
                 replicas are missing until the storage works again, which ends this by itself";
     error("storage_fails", id, text, cure.to_owned())
+}
+
+/// Whether a node cannot use a store since it cannot read the map, as this process cannot: that is told once.
+fn is_of_unread_map(fault: &StoreFault, overview: &Overview) -> bool {
+    let StoreFault { store, functions, why } = fault;
+    let why = why.strip_prefix(&format!("store {store:?}: ")).unwrap_or(why);
+    let ours = format!("maps/{store}: {why}");
+    functions.is_empty() && overview.unread_stores.iter().any(|it| it.ends_with(&ours))
 }
 
 /// The requests that a node has yet to take, which takes a moment.

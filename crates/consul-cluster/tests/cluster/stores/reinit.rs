@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::requests::look;
+use consul_client::transport::Transport;
 use consul_cluster::Mode;
 use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
 use consul_replication::record::Record;
+use consul_sim::SimTransport;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 type Found = BTreeMap<String, Replicas>;
@@ -466,7 +469,7 @@ fn an_order_that_is_not_done_is_not_taken_for_another_one() {
     assert!(obstacles(&[]).starts_with(&format!("{other} 0: ")), "{}", obstacles(&[]));
     let of_others = obstacles(&[2, 3]);
     assert!(of_others.starts_with(&format!("{other} 3: ")), "{of_others}");
-    assert!(of_others.contains("`consul-ha reinit --off n3 points` ends that"), "{of_others}");
+    assert!(of_others.contains("`consul-ha reinit n3 points --off` ends that"), "{of_others}");
     // These are made, and the order goes on as it is.
     assert_eq!(obstacles(&[5]), "");
     cases.wait_until_made("n3");
@@ -764,4 +767,62 @@ fn of_two_orders_at_the_same_time_none_is_lost() {
     cases.world.wait(Duration::from_secs(2));
     cases.wait_until_made("n3");
     assert!(is_right(&nodes[2].disk));
+}
+
+/// Counts the lists that a node asks for of Consul's leader.
+#[derive(Debug)]
+struct Counted(SimTransport, Arc<AtomicUsize>);
+
+impl Transport for Counted {
+    fn endpoint(&self) -> &str {
+        self.0.endpoint()
+    }
+
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Bytes>, Error>> {
+        let query = request.uri().query().unwrap_or_default();
+        let is_counted = query.contains("consistent") && query.contains("recurse");
+        self.1.fetch_add(usize::from(is_counted), Relaxed);
+        self.0.send(request)
+    }
+}
+
+#[test]
+fn an_order_that_waits_asks_consul_seldom_why() {
+    for is_given_up in [false, true] {
+        let cases = Cases::new();
+        let mut nodes = vec![cases.start("n1", &Disk::new()), cases.start("n2", &Disk::new())];
+        let lists = Arc::new(AtomicUsize::new(0));
+        let transport = SimTransport::new(Arc::clone(&cases.world.agent), "simulated");
+        let counted = Arc::new(Counted(transport, Arc::clone(&lists)));
+        let client = cases.world.client_over(counted, 3);
+        let options = Cases::options("n3");
+        let store = StoreOptions::new("points", &options);
+        nodes.push(cases.start_on(client, options, store, &Disk::new()));
+        cases.wait_until(60, || nodes.iter().all(|it| it.is_settled(3)));
+        cases.fill(&nodes[0], "before");
+        cases.order("n3");
+        match is_given_up {
+            true => {
+                cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+                nodes[0].disk.is_full.store(true, Relaxed);
+            }
+            false => {
+                let pause = nodes[1].cluster.pause_moves(None, "ada", "");
+                cases.world.run(pause).expect("the right to do so");
+            }
+        }
+        let waits = || cases.remaking("n3").is_some_and(|it| !it.waits_for.is_empty());
+        cases.wait_until(60, waits);
+        cases.world.wait(Duration::from_secs(10));
+        let before = lists.load(Relaxed);
+        cases.world.wait(Duration::from_secs(60));
+        let asked = lists.load(Relaxed) - before;
+        assert!((1..=15).contains(&asked), "given up {is_given_up}: {asked} lists in a minute");
+        nodes[0].disk.is_full.store(false, Relaxed);
+        cases.world.run(nodes[1].cluster.resume_moves(None)).expect("the right to do so");
+        cases.wait_until_made("n3");
+    }
 }

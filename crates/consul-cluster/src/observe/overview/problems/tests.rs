@@ -1338,3 +1338,114 @@ fn an_endpoint_that_fails_for_all_is_said_once() {
     let [problem] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
+
+/// A node that refuses the only other one may be wrong itself.
+#[test]
+fn a_member_with_one_other_does_not_blame_itself() {
+    let found = after(|it| {
+        it.told_by = Some("n1".to_owned());
+        (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
+    });
+    let named: Vec<_> = found.iter().map(|it| (it.problem, it.of.as_str())).collect();
+    assert_eq!(named, [("key_refused", "n2")]);
+}
+
+/// Each state of a node in which its replicas are missing, with what brings them back; of several the first one.
+#[test]
+fn a_cure_names_what_is_wrong_with_each_node() {
+    type Case = (fn(&mut NodeOverview), &'static str);
+    let store = || ["points".to_owned()].into();
+    let states: [Case; 7] = [
+        (|it| it.lost_consul = true, "give n1 a way to Consul again"),
+        (|it| it.state = NodeState::Down, "start n1"),
+        (|it| it.refuses_key = true, "start n1 with the cluster_key of the others"),
+        (
+            |it| it.other_disks = ["points".to_owned()].into(),
+            "put back the disk of n1 that the map names, or a backup of it",
+        ),
+        (
+            |it| {
+                let functions = vec!["apply".to_owned()];
+                let store = "points".to_owned();
+                it.faults = vec![StoreFault { store, functions, ..StoreFault::default() }];
+            },
+            "mend the storage of n1 or make room there: nothing of it is lost",
+        ),
+        (
+            |it| it.unused = ["points".to_owned()].into(),
+            "let the program of n1 use the store again: it lives without it",
+        ),
+        (|_| {}, "wait for the records of n1 or see the log there"),
+    ];
+    let shard = ShardAtRisk { missing: vec!["n1".to_owned()], ..at_risk(3, 1) };
+    let cure = |node: NodeOverview| bring_back("points", &[&shard], &[node], false);
+    for (at, (change, expected)) in states.iter().enumerate() {
+        let mut one = node("n1");
+        change(&mut one);
+        assert_eq!(cure(one.clone()), *expected);
+        states[at..].iter().for_each(|(change, _)| change(&mut one));
+        assert_eq!(cure(one), *expected);
+    }
+    let mut of_another_store = node("n1");
+    of_another_store.unused = store();
+    let other = bring_back("other", &[&shard], &[of_another_store], false);
+    assert_eq!(other, "wait for the records of n1 or see the log there");
+}
+
+#[test]
+fn a_store_whose_numbers_change_lacks_no_nodes_yet() {
+    let found = after(|it| {
+        let waits_for = "n4 copies shard 2".to_owned();
+        it.stores[0].changing = Some(NumbersChanging { shards: 5, waits_for });
+        it.stores[0].vacant = 8;
+    });
+    assert_eq!(found.iter().map(|it| it.problem).collect::<Vec<_>>(), ["store_changing"]);
+}
+
+#[test]
+fn a_drain_to_nodes_without_weight_is_stuck() {
+    let found = after(|it| {
+        (it.nodes[0].mode, it.nodes[1].weight) = (Mode::Draining, 0.0);
+        it.stores.clear();
+    });
+    let stuck = found.iter().find(|it| it.problem == "drain_stuck").expect("nobody takes shards");
+    assert_eq!(stuck.text, "n1 cannot drain: no live and active node is left to take shards");
+}
+
+/// The cause is told once, where this process sees it as the nodes do.
+#[test]
+fn a_map_that_nobody_can_read_is_told_once() {
+    let cause = "the document cannot be read: its format is 2, this release supports 1";
+    let newer = "the document cannot be read: its format is 2, this release supports 3";
+    let ours = |store: &str| format!("ha/shards/maps/{store}: {cause}");
+    let all = |name: &'static str, of: &'static [&'static str]| -> Vec<(&str, &str)> {
+        of.iter().map(|it| (name, *it)).collect()
+    };
+    let unknown = || all("stores_unknown", &[""]);
+    let with = |more: Vec<(&'static str, &'static str)>| [more, unknown()].concat();
+    for (unread, why, functions, expected) in [
+        (vec![ours("points")], cause, vec![], unknown()),
+        (vec![ours("other")], cause, vec![], with(all("store_unusable", &["n1", "n2"]))),
+        (vec![ours("points")], newer, vec![], with(all("store_unusable", &["n1", "n2"]))),
+        (
+            vec![ours("points")],
+            cause,
+            vec!["keep".to_owned()],
+            with(all("storage_fails", &["n1", "n2"])),
+        ),
+        (vec![], cause, vec![], all("store_unusable", &["n1", "n2"])),
+    ] {
+        let found = after(|it| {
+            let why = format!("store \"points\": {why}");
+            let fault =
+                StoreFault { store: "points".to_owned(), functions: functions.clone(), why };
+            it.nodes.iter_mut().for_each(|node| node.faults = vec![fault.clone()]);
+            it.unread_stores.clone_from(&unread);
+        });
+        let mut told: Vec<_> = found.iter().map(|it| (it.problem, it.of.as_str())).collect();
+        told.sort_unstable();
+        let mut expected = expected;
+        expected.sort_unstable();
+        assert_eq!(told, expected, "{unread:?} {why}");
+    }
+}

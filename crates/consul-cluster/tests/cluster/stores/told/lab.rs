@@ -3,9 +3,11 @@
 use super::*;
 use crate::support::authority::{Authority, Folder};
 use consul_cluster::data_plane::{ClusterKey, DataPlane, DataTls};
-use consul_cluster::observe::overview::Overview;
+use consul_cluster::observe::overview::{Overview, Problem};
 use consul_cluster::observe::report::Overviews;
+use consul_cluster::stores::outside::{self, NumbersChange};
 use consul_process::metrics::{Format, Page, Source, text};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::SystemTime;
 use tokio::runtime::{Builder, Runtime as Tokio};
@@ -37,7 +39,7 @@ pub struct Config {
     pub key: &'static str,
     pub ahead_s: Arc<AtomicI64>,
     tls: Option<Arc<Folder>>,
-    disk: Arc<Disk>,
+    pub disk: Arc<Disk>,
 }
 
 impl Config {
@@ -77,6 +79,8 @@ pub struct Lab {
     next_scrape: Instant,
     twin: Option<Box<Lab>>,
     written: usize,
+    /// The problems that `why` has told all the time, if somebody asks it.
+    watched: Option<RefCell<BTreeMap<String, String>>>,
 }
 
 impl Lab {
@@ -122,6 +126,7 @@ impl Lab {
             next_scrape,
             twin: None,
             written: 0,
+            watched: None,
         };
         if lab.authority.is_some() {
             for id in ["n1", "n2", "n3", "operator"] {
@@ -251,7 +256,74 @@ impl Lab {
         let sockets = Some(sockets);
         let node = Node { cluster, store, task, plane, overviews, sockets, client: name };
         self.nodes.insert(id, node);
-        self.cases.world.wait(Duration::from_secs(1));
+        self.pass(Duration::from_secs(1));
+    }
+
+    /// Asks `why` all the time from now on.
+    pub fn watch(&mut self) {
+        self.watched = Some(RefCell::default());
+    }
+
+    /// The problems told since the last call, each with its text.
+    pub fn watched(&self) -> BTreeMap<String, String> {
+        self.watched.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Lets this time pass.
+    pub fn pass(&self, time: Duration) {
+        let Some(watched) = &self.watched else { return self.cases.world.wait(time) };
+        let end = self.cases.world.clock.now() + time;
+        while self.cases.world.clock.now() < end {
+            self.cases.world.wait(Duration::from_millis(100));
+            let told = self.problems().into_iter();
+            let named = told.map(|it| (format!("{} {}", it.problem, it.of), it.text));
+            watched.borrow_mut().extend(named);
+        }
+    }
+
+    /// Gives a node an empty disk at its next start. Returns its disk of before.
+    pub fn new_disk(&mut self, id: &str) -> Arc<Disk> {
+        std::mem::replace(&mut self.config(id).disk, Disk::new())
+    }
+
+    /// The problems of `consul-ha why` in whole.
+    pub fn problems(&self) -> Vec<Problem> {
+        let cluster = self.looking().expect("an answer");
+        let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a data plane");
+        let overviews = Overviews::new(cluster, Some(plane));
+        self.sockets.block_on(overviews.overview()).problems.clone()
+    }
+
+    /// Accepts the loss of all that is missing of a shard.
+    pub fn accept_loss(&self, shard: u32) {
+        let operator = self.looking().expect("an answer");
+        self.cases.world.run(async {
+            let missing = outside::missing(&operator, "points", shard, &[], None).await;
+            let missing = missing.expect("an answer").expect("it is known");
+            let missing = Vec::from_iter(missing.iter().map(ToString::to_string));
+            let accepted = outside::accept_loss(&operator, "points", shard, &missing, None).await;
+            accepted.expect("the right to do so");
+        });
+    }
+
+    /// Whether n1 reads a key that was written.
+    pub fn reads(&self, key: &str) -> bool {
+        let store = self.nodes["n1"].store.as_ref().expect("a store");
+        let all = Range::all();
+        let read = store.read(key.as_bytes(), &all, 9, self.cases.deadline(30));
+        let page = self.cases.world.run(read).expect("an answer");
+        page.records.iter().any(|it| it.id == key.as_bytes())
+    }
+
+    /// Gives the store these numbers of replicas, and of those for a write and for a read.
+    pub fn set_numbers(&self, (replicas, write, read): (usize, usize, usize)) {
+        let operator = self.looking().expect("an answer");
+        let change =
+            NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
+        self.cases.world.run(async {
+            let shown = outside::numbers(&operator, "points", change, None).await.expect("a store");
+            outside::set_numbers(&operator, "points", &shown, None).await.expect("an answer");
+        });
     }
 
     fn run_without(&self, cluster: &Arc<Cluster>, id: &str) -> TaskId {
@@ -326,7 +398,7 @@ impl Lab {
     pub fn hand_over(&self) {
         let leads = |node: &&Node| node.cluster.is_leader();
         self.nodes.values().find(leads).expect("a leader").cluster.hand_over();
-        self.cases.world.wait(Duration::from_secs(5));
+        self.pass(Duration::from_secs(5));
     }
 
     pub fn set_rules(&self, id: &str, rules: &str) {

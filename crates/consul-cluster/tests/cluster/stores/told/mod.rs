@@ -285,6 +285,123 @@ fn each_right_that_a_node_lacks_is_told() {
     });
 }
 
+#[test]
+fn a_recipe_tells_only_what_is_so() {
+    in_own_process("a_recipe_tells_only_what_is_so", || {
+        type Step = (&'static str, fn(&mut Lab), &'static [&'static str]);
+        const BEGIN: &[&str] = &["no_leader ", "no_map ", "store_waits points"];
+        const AWAY: &[&str] = &["replicas_missing points"];
+        const CHANGE: &[&str] = &["store_changing points"];
+        let steps: [Step; 9] = [
+            ("first start", |lab| ["n1", "n2", "n3"].iter().for_each(|id| lab.start(id)), BEGIN),
+            ("stop of n1", |lab| lab.stop("n1"), AWAY),
+            ("start of n1", |lab| lab.start("n1"), AWAY),
+            ("stop of n2", |lab| lab.stop("n2"), AWAY),
+            ("start of n2", |lab| lab.start("n2"), AWAY),
+            ("hand-over", |lab| lab.hand_over(), &[]),
+            ("other numbers", |lab| lab.set_numbers((3, 3, 2)), CHANGE),
+            ("old numbers", |lab| lab.set_numbers((3, 2, 2)), CHANGE),
+            ("fewer replicas", |lab| lab.set_numbers((2, 2, 2)), CHANGE),
+        ];
+        let mut lab = Lab::of(&[]);
+        lab.watch();
+        for (name, step, expected) in steps {
+            step(&mut lab);
+            lab.pass(Duration::from_secs(20));
+            let mut told = lab.watched();
+            told.retain(|it, _| !it.starts_with("endpoint_benched"));
+            let other = told.iter().find(|(it, _)| !expected.contains(&it.as_str()));
+            assert_eq!(other, None, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_map_of_another_format_is_told_once_and_its_cure_helps() {
+    in_own_process("a_map_of_another_format_is_told_once_and_its_cure_helps", || {
+        let mut lab = Lab::new();
+        lab.use_all();
+        lab.watch();
+        let key = "tsdb/cluster/shards/maps/points";
+        let map = lab.cases.world.read(key).expect("a map");
+        lab.cases.world.write(key, &map.replacen("\"format\":1", "\"format\":99", 1));
+        lab.pass(Duration::from_secs(5));
+        let is_told_once = |lab: &Lab| {
+            lab.watched();
+            lab.pass(Duration::from_secs(5));
+            let told = lab.watched();
+            let told = Vec::from_iter(told.iter());
+            let [(name, text)] = &told[..] else { panic!("{told:?}") };
+            assert_eq!(name.as_str(), "stores_unknown ");
+            assert!(text.contains(key) && text.contains("format is 99"), "{text}");
+        };
+        is_told_once(&lab);
+        let start_again = |lab: &mut Lab| {
+            for id in ["n1", "n2", "n3"] {
+                lab.restart(id);
+            }
+            lab.pass(Duration::from_secs(20));
+        };
+        start_again(&mut lab);
+        is_told_once(&lab);
+        lab.cases.world.send("DELETE", &format!("/v1/kv/{key}"), "");
+        start_again(&mut lab);
+        lab.pass(Duration::from_secs(20));
+        lab.watched();
+        lab.pass(Duration::from_secs(5));
+        assert_eq!(lab.watched(), BTreeMap::new());
+        assert!(lab.reads("key-1"));
+    });
+}
+
+/// Their records do not come: who has the disks puts them back, and who has lost them accepts that.
+#[test]
+fn the_cure_of_two_new_disks_helps() {
+    in_own_process("the_cure_of_two_new_disks_helps", || {
+        let mut lab = Lab::new();
+        lab.use_all();
+        lab.watch();
+        lab.kill("n2");
+        lab.kill("n3");
+        lab.pass(Duration::from_secs(20));
+        let disks = ["n2", "n3"].map(|id| lab.new_disk(id));
+        ["n2", "n3"].iter().for_each(|id| lab.start(id));
+        lab.pass(Duration::from_secs(20));
+        let problems = lab.problems();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert_eq!(problem.problem, "shard_at_risk");
+        for words in [
+            "put back the disk of n2, n3 that the map names",
+            "`consul-ha accept-loss points SHARD` for each shard, with --force for a node that lives",
+        ] {
+            assert!(problem.cure.contains(words), "{words}: {problem:?}");
+        }
+        assert!(!problem.cure.contains("wait"), "{problem:?}");
+        let is_well = |lab: &Lab| {
+            lab.pass(Duration::from_secs(60));
+            lab.watched();
+            lab.pass(Duration::from_secs(5));
+            assert_eq!(lab.watched(), BTreeMap::new());
+            assert!(lab.reads("key-1"));
+        };
+        ["n2", "n3"].iter().for_each(|id| lab.kill(id));
+        for (id, disk) in ["n2", "n3"].into_iter().zip(disks) {
+            lab.change(id, |it| it.disk = disk);
+            lab.start(id);
+        }
+        is_well(&lab);
+        ["n2", "n3"].iter().for_each(|id| lab.kill(id));
+        lab.pass(Duration::from_secs(20));
+        for id in ["n2", "n3"] {
+            lab.new_disk(id);
+            lab.start(id);
+        }
+        lab.pass(Duration::from_secs(20));
+        (0..8).for_each(|shard| lab.accept_loss(shard));
+        is_well(&lab);
+    });
+}
+
 /// The counters of a process are for all its nodes: the failures have a process of their own.
 fn in_own_process(test: &str, tell: impl FnOnce()) {
     const OWN: &str = "TOLD_IN_THIS_PROCESS";
