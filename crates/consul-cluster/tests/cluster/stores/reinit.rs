@@ -48,10 +48,14 @@ impl Cases {
 
     /// Gives the records of a disk other data, which no comparison of versions finds.
     fn spoil(&self, disk: &Disk) {
+        self.spoil_with(disk, WRONG);
+    }
+
+    fn spoil_with(&self, disk: &Disk, data: &'static str) {
         self.world.run(async {
             for shard in 0..8 {
                 let records = disk.scan(shard, Range::all(), usize::MAX).await.expect("memory");
-                let wrong = |it: Record| Record { data: Some(WRONG.into()), ..it };
+                let wrong = |it: Record| Record { data: Some(data.into()), ..it };
                 disk.drop_shard(shard).await.expect("memory");
                 disk.apply(shard, records.into_iter().map(wrong).collect()).await.expect("memory");
             }
@@ -88,10 +92,14 @@ impl Cases {
 
     /// The shards of a disk with wrong records.
     fn wrong(&self, disk: &Disk) -> BTreeSet<u32> {
+        self.having(disk, WRONG)
+    }
+
+    fn having(&self, disk: &Disk, data: &str) -> BTreeSet<u32> {
         let is_wrong = |shard: &u32| {
             let records = self.world.run(disk.scan(*shard, Range::all(), usize::MAX));
             let mut records = records.expect("memory").into_iter();
-            records.any(|it| it.data.as_deref() == Some(WRONG.as_bytes()))
+            records.any(|it| it.data.as_deref() == Some(data.as_bytes()))
         };
         (0..8).filter(is_wrong).collect()
     }
@@ -764,4 +772,31 @@ fn of_two_orders_at_the_same_time_none_is_lost() {
     cases.world.wait(Duration::from_secs(2));
     cases.wait_until_made("n3");
     assert!(is_right(&nodes[2].disk));
+}
+
+/// A read finds other data under one version, and brings nothing of it to the others.
+#[test]
+fn no_read_copies_what_is_wrong() {
+    for data in [WRONG, "a wrong one that is less"] {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(30, || nodes[0].is_settled(3));
+        let pause = nodes[0].cluster.pause_moves(None, "ada", "");
+        cases.spoil_with(&nodes[2].disk, data);
+        cases.order("n3");
+        cases.world.run(pause).expect("the right to do so");
+        for _ in 0..3 {
+            for node in &nodes {
+                for number in 0..40 {
+                    _ = cases.read(node, &format!("before-{number}"));
+                }
+            }
+        }
+        cases.world.run(nodes[0].cluster.resume_moves(None)).expect("the right to do so");
+        cases.wait_until_made("n3");
+        for node in &nodes {
+            let case = &node.cluster.options().node_id;
+            assert_eq!(cases.having(&node.disk, data), BTreeSet::new(), "{data} on {case}");
+        }
+        cases.has(&nodes[2], "before");
+    }
 }
