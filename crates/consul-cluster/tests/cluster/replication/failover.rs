@@ -426,26 +426,29 @@ fn has_given_up(transfer: &Transfer, entry: &Entry) -> bool {
 
 #[test]
 fn of_two_nodes_that_ask_each_other_one_gives_up_its_replica() {
-    let (net, entry) = Net::of_three("x");
-    let transfer = |node: &str| {
-        let holder = net.holder(node);
-        Transfer { holder, peers: Arc::new(net.clone()), page: 1000 }
-    };
-    let (is_over, other_has) = Default::default();
-    let racing = Arc::new(Racing {
-        net: net.clone(),
-        other: transfer("b"),
-        entry: entry.clone(),
-        is_over,
-        other_has,
-    });
-    let first = Transfer { peers: Arc::clone(&racing) as _, ..transfer("a") };
-    assert!(has_given_up(&first, &entry));
-    assert!(!*racing.other_has.lock().expect("no panic"), "two of three");
-    // Later neither, as long as the first one has not made it again.
-    assert!(!has_given_up(&transfer("b"), &entry));
-    assert!(!has_given_up(&transfer("c"), &entry));
-    assert_eq!(net.ids("b", &entry), net.ids("c", &entry));
+    for to_remake in [&[][..], &["a"], &["b"], &["a", "b"], &["a", "b", "c"]] {
+        let (net, entry) = Net::of_three("x");
+        to_remake.iter().for_each(|it| net.holder(it).set_to_remake(&[0].into()));
+        let transfer = |node: &str| {
+            let holder = net.holder(node);
+            Transfer { holder, peers: Arc::new(net.clone()), page: 1000 }
+        };
+        let (is_over, other_has) = Default::default();
+        let racing = Arc::new(Racing {
+            net: net.clone(),
+            other: transfer("b"),
+            entry: entry.clone(),
+            is_over,
+            other_has,
+        });
+        let first = Transfer { peers: Arc::clone(&racing) as _, ..transfer("a") };
+        assert!(has_given_up(&first, &entry));
+        assert!(!*racing.other_has.lock().expect("no panic"), "two of three");
+        // Later neither, as long as the first one has not made it again.
+        assert!(!has_given_up(&transfer("b"), &entry));
+        assert!(!has_given_up(&transfer("c"), &entry));
+        assert_eq!(net.ids("b", &entry), net.ids("c", &entry));
+    }
 }
 
 #[test]

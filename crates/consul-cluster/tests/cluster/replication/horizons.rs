@@ -394,6 +394,37 @@ fn a_replica_that_is_to_be_made_again_proves_no_deletion_and_undoes_none() {
     }
 }
 
+/// The first of two that are to be made again has lost records, and says that all below its horizon is there.
+#[test]
+fn of_two_replicas_that_are_to_be_made_again_none_hides_what_the_other_has() {
+    for raised in 0..4 {
+        for damaged in [1, 2] {
+            let case = format!("horizons {raised:02b}, {damaged} is damaged");
+            let net = Net::default();
+            let storages = [(); 3].map(|()| Arc::new(Memory::new()));
+            let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+            let mut entry = Entry::new(1, slots);
+            for (number, node) in NODES.into_iter().enumerate() {
+                let node_of = start_on(&net, node, number as u64 + 1, &storages[number]);
+                node_of.holder.set_to_remake(&[0].into());
+                assert!(net.stores(node, &entry, &[at("1", 10), at("2", 20), at("3", 120)]));
+            }
+            for number in (1..3).filter(|number| raised >> (number - 1) & 1 == 1) {
+                purge(&net, NODES[number], &entry);
+            }
+            now(storages[damaged].drop_shard(0)).expect("memory");
+            now(storages[damaged].apply(0, vec![at("1", 10)])).expect("memory");
+            fail_over(&net, &mut entry, &storages[0]);
+            let a = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+            let a = Transfer { holder: a, peers: Arc::new(net.clone()), page: 1 };
+            for number in [1, 2] {
+                now(a.reconcile(0, &entry, &NODES[number].into())).expect("all answer");
+                assert_eq!(live(&storages[0]), ids(&["1", "2", "3"]), "{case}");
+            }
+        }
+    }
+}
+
 /// The disk of a is lost, and replaced by an empty one.
 fn fail_over(net: &Net, entry: &mut Entry, storage: &Arc<Memory>) {
     now(storage.drop_shard(0)).expect("memory");
