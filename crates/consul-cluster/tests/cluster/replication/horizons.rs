@@ -6,7 +6,7 @@ use consul_api::error::Kind;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
 use consul_replication::map::{ChangeKind, Disk, Entry, Place, Slot};
-use consul_replication::message::{Action, Outcome};
+use consul_replication::message::{Action, NotReady, Outcome};
 use consul_replication::record::{HybridTime, Range, Record, Version};
 use consul_replication::rules::Rules;
 use consul_replication::state::Doubt;
@@ -487,6 +487,54 @@ fn what_is_in_doubt_takes_of_a_replica_that_is_to_be_made_again_what_the_others_
                     let expected = [at("1", 10), at("2", 10), at("3", 10)];
                     assert_eq!(found, expected, "{}: {case}", NODES[number]);
                 }
+            }
+        }
+    }
+}
+
+/// Of each state of a replica: what it says when it is fenced, and whether it is copied page by page.
+#[test]
+fn a_replica_that_is_to_be_made_again_says_so_and_is_not_copied_page_by_page() {
+    for is_whole in [false, true] {
+        for unites in [false, true] {
+            for is_to_remake in [false, true] {
+                let case = format!("whole: {is_whole}, unites: {unites}, ordered: {is_to_remake}");
+                let (net, storage) = (Net::default(), Arc::new(Memory::new()));
+                let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+                let mut entry = Entry::new(1, slots);
+                _ = start_on(&net, "b", 2, &storage);
+                assert!(net.stores("b", &entry, &[at("1", 10)]));
+                let b = start_on(&net, "b", 2, &storage);
+                now(b.holder.load(0)).expect("memory");
+                if !is_whole {
+                    now(b.holder.load_doubted(0, Doubt::Restarted)).expect("memory");
+                }
+                if is_to_remake {
+                    b.holder.set_to_remake(&[0].into());
+                }
+                entry.epoch = 2;
+                entry.slots[0].change = change(ChangeKind::Failover, "x", 2).map(|mut it| {
+                    it.unites = unites;
+                    it
+                });
+                let fenced = net.ask_now("b", &entry, Action::Fence).expect("an answer");
+                let copied = net.ask_now("b", &entry, Action::Copy { after: None, limit: 9 });
+                let refused = match copied.expect("an answer") {
+                    Outcome::Page { .. } => None,
+                    Outcome::NotReady(why) => Some(why),
+                    other => panic!("{case}: {other:?}"),
+                };
+                let (fence, copy) = match (is_whole, unites, is_to_remake) {
+                    (true, _, true) | (false, true, true) => {
+                        (Outcome::NotReady(NotReady::ToRemake), Some(NotReady::ToRemake))
+                    }
+                    (true, _, false) => (Outcome::Done, None),
+                    (false, true, false) => (Outcome::NotReady(NotReady::NotWhole), None),
+                    (false, false, _) => {
+                        (Outcome::NotReady(NotReady::NotWhole), Some(NotReady::NotWhole))
+                    }
+                };
+                assert_eq!((fenced, refused), (fence, copy), "{case}");
             }
         }
     }
