@@ -271,7 +271,7 @@ impl Transfer {
                 Err(error) => why = Some(error),
             }
         }
-        // All at once: what one of them says was deleted, another one may have.
+        // All at once: another one may have what the first says was deleted.
         if !to_remake.is_empty() && is_enough(&taken) {
             let noted = |work: &mut Work| *work = taken;
             self.holder.take(shard, since, Vec::new(), noted, horizon).await?;
@@ -286,7 +286,7 @@ impl Transfer {
         }
     }
 
-    /// Fences a replica unless it is, and copies it if it is to be copied; but not one that is to be made again. Returns
+    /// Fences a replica unless it is, and copies it if it is to be copied; but not node that is to be made again. Returns
     /// whether it was copied as far as it is to be.
     async fn fence(
         &self,

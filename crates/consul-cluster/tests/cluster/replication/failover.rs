@@ -284,7 +284,7 @@ enum Ordered {
     AndItAloneIsLeft,
 }
 
-/// What it has may be wrong, and no version shows that.
+/// Its records may be wrong, and no version shows that.
 #[test]
 fn a_failover_takes_of_a_replica_that_is_to_be_made_again_what_the_others_lack() {
     use Ordered::{AndItAloneIsLeft, Before, BeforeTheOthersAnswer, WhenAllAreFenced};

@@ -353,7 +353,7 @@ fn a_closed_holder_executes_nothing() {
     assert_eq!(now(holder.state(0)), before);
 }
 
-/// What it has lost was not deleted, and what it alone still has is not lost by the others.
+/// Records that it has lost were not deleted, and those that it alone still has are not lost by the others.
 #[test]
 fn a_replica_that_is_to_be_made_again_proves_no_deletion_and_undoes_none() {
     for raised in 0..4 {

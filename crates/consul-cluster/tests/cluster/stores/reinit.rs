@@ -4,6 +4,7 @@ use super::*;
 use crate::requests::look;
 use consul_cluster::Mode;
 use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
+use consul_replication::message::{Action, NotReady, Outcome};
 use consul_replication::record::Record;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -640,7 +641,7 @@ fn nothing_wrong_is_copied_when_other_replicas_are_made_meanwhile() {
             cases.order("n3");
             cases.wait_until(30, || cases.told("n3").is_some());
             cases.world.wait(Duration::from_millis(900 * moment));
-            // One that is lost beside one that is given up is more than the numbers bear.
+            // A lost replica beside a replica that is given up is more than the numbers bear.
             let pause = nodes[1].cluster.pause_moves(None, "ada", "");
             cases.world.run(pause).expect("the right to do so");
             cases.wait_until(60, || {
@@ -798,5 +799,31 @@ fn no_read_copies_what_is_wrong() {
             assert_eq!(cases.having(&node.disk, data), BTreeSet::new(), "{data} on {case}");
         }
         cases.has(&nodes[2], "before");
+    }
+}
+
+/// The node's next process answers by the order that its disk has kept, before it goes on with it.
+#[test]
+fn an_order_is_known_from_the_start_on() {
+    let (cases, mut nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || cases.told("n3").is_some_and(|it| it.left > 0));
+    let pause = nodes[0].cluster.pause_moves(None, "ada", "");
+    cases.world.run(pause).expect("the right to do so");
+    cases.wait_until(60, || cases.told("n3").is_some_and(|it| it.waits_for.contains("paused")));
+    let left = cases.told("n3").expect("an order").to_remake;
+    cases.kill(&nodes[2]);
+    nodes[2] = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || nodes[2].store.holder().is_some());
+    let holder = nodes[2].store.holder().expect("it is open");
+    for shard in 0..8 {
+        let entry = cases.world.run(holder.state(shard)).entry.expect("a map");
+        let request = Request { store: holder.store(), shard, entry, action: Action::Fence };
+        let expected = match left.contains(&shard) {
+            true => Outcome::NotReady(NotReady::ToRemake),
+            false => Outcome::Done,
+        };
+        assert_eq!(cases.world.run(holder.serve(request)).outcome, expected, "shard {shard}");
     }
 }
