@@ -286,7 +286,7 @@ impl Transfer {
         }
     }
 
-    /// Fences a replica unless it is, and copies it if it is to be copied; but not node that is to be made again. Returns
+    /// Fences a replica unless it is, and copies it if it is to be copied; not if it is to be made again. Returns
     /// whether it was copied as far as it is to be.
     async fn fence(
         &self,
