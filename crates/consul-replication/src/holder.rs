@@ -581,10 +581,11 @@ impl Holder {
         if let Some(stale) = self.stale(&state, entry) {
             return Ok(stale);
         }
-        let stays = !lock(&self.giving_up).contains(&shard);
-        let is_whole = stays && self.is_whole(&state, entry) && state.fence <= entry.epoch;
+        let stays = !lock(&self.giving_up).contains(&shard) && state.fence <= entry.epoch;
+        let is_whole = stays && self.is_whole(&state, entry);
+        let is_taken = is_whole || stays && state.doubt.is_some() && entry.unites();
         Ok(match is_whole {
-            true if self.is_to_remake(shard) => Outcome::NotReady(NotReady::ToRemake),
+            _ if is_taken && self.is_to_remake(shard) => Outcome::NotReady(NotReady::ToRemake),
             true => Outcome::Done,
             false => Outcome::NotReady(NotReady::NotWhole),
         })

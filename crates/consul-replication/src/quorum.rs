@@ -562,8 +562,8 @@ impl Router {
         }
         let lacking = |(node, records, _): &PageOf| {
             let has = BTreeMap::from_iter(records.iter().map(|it| (&it.id, it)));
-            let lacks =
-                |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
+            // Other data of the same version is damaged, and which one is not known.
+            let lacks = |it: &&Record| has.get(&it.id).is_none_or(|own| own.version < it.version);
             let mut message = Message::default();
             let fits = |record: &&Record| message.takes(record.size());
             let missing = newest.values().filter(lacks).take_while(fits).cloned().collect();

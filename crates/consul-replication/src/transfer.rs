@@ -133,7 +133,11 @@ impl Transfer {
         }
         let bring = async || match is_doubted {
             true => self.unite(shard, entry, &source, work.since, true).await,
-            false => self.pull(shard, entry, &source, work.since).await,
+            false => {
+                let from = Version::default();
+                let horizon = self.pull(shard, entry, &source, work.since, from).await?;
+                self.holder.take(shard, work.since, Vec::new(), |_| {}, horizon).await.map(|_| ())
+            }
         };
         bring().await?;
         self.wait_for_the_others(shard, entry, &source).await?;
@@ -249,20 +253,28 @@ impl Transfer {
             }
         }
         // Their records may be wrong. After the others, since what comes first of records of one version may stay.
-        for node in &to_remake {
-            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
-                return Ok(());
-            };
-            let left = to_remake.iter().filter(|node| !work.copied.contains(node)).cloned();
-            let mut with_these = work.clone();
-            with_these.copied.extend(left);
-            if is_enough(&work) || !is_enough(&with_these) {
+        let state = self.holder.state(shard).await;
+        let Some(work) = state.work.filter(|work| work.since == since) else { return Ok(()) };
+        let mut with_these = work.clone();
+        with_these.copied.extend(to_remake.iter().cloned());
+        let (mut taken, mut horizon) = (work, state.horizon);
+        for node in to_remake.iter().filter(|_| is_enough(&with_these)) {
+            if is_enough(&taken) {
                 break;
             }
-            match self.pull(shard, entry, node, since).await {
-                Ok(()) => _ = self.note(shard, since, node, |work| &mut work.copied).await?,
+            match self.take_lacking(shard, entry, node, since, state.horizon).await {
+                Ok((of_node, is_whole)) => {
+                    horizon = horizon.max(of_node);
+                    let of = if is_whole { &mut taken.copied } else { &mut taken.doubted };
+                    of.push(node.clone());
+                }
                 Err(error) => why = Some(error),
             }
+        }
+        // All at once: another one may have what the first says was deleted.
+        if !to_remake.is_empty() && is_enough(&taken) {
+            let noted = |work: &mut Work| *work = taken;
+            self.holder.take(shard, since, Vec::new(), noted, horizon).await?;
         }
         match self.work(shard).await {
             Some(work) if work.since == since && !is_enough(&work) => {
@@ -274,7 +286,7 @@ impl Transfer {
         }
     }
 
-    /// Fences a replica unless it is, and copies it if it is to be copied; but no replica that is to be made again. Returns
+    /// Fences a replica unless it is, and copies it if it is to be copied; not if it is to be made again. Returns
     /// whether it was copied as far as it is to be.
     async fn fence(
         &self,
@@ -319,6 +331,23 @@ impl Transfer {
             }
         }
         Ok(true)
+    }
+
+    /// Takes of a replica that is to be made again what this one lacks; what is missing here below this horizon was deleted.
+    /// Returns its horizon, and whether it is whole.
+    async fn take_lacking(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        since: u64,
+        horizon: Version,
+    ) -> Result<(Version, bool), Error> {
+        let decides = self.holder.rules().has(Rule::HorizonDecides);
+        let least = if decides { horizon } else { Version::default() };
+        let is_whole = !entry.unites()
+            || matches!(self.answer(shard, entry, node, Action::Ping).await?.1, Outcome::Done);
+        Ok((self.pull(shard, entry, node, since, least).await?, is_whole))
     }
 
     /// Notes a node in the work on a change.
@@ -375,24 +404,24 @@ impl Transfer {
         }
     }
 
-    /// Fetches what a replica has and this one lacks.
+    /// Fetches what a replica has and this one lacks, from a version on. Returns the higher of the two horizons.
     async fn pull(
         &self,
         shard: u32,
         entry: &Entry,
         source: &NodeId,
         since: u64,
-    ) -> Result<(), Error> {
+        least: Version,
+    ) -> Result<Version, Error> {
         let mut parts = self.compare(shard, entry, source).await;
         while let Some(difference) = self.next_difference(&mut parts).await? {
             self.holder.compared_for_copy(difference.compared);
-            self.fetch_and_take(shard, entry, source, since, &difference.theirs).await?;
+            self.fetch_and_take(shard, entry, source, since, &difference.theirs, least).await?;
         }
-        self.holder.take(shard, since, Vec::new(), |_| {}, parts.horizon).await?;
-        Ok(())
+        Ok(parts.horizon)
     }
 
-    /// Fetches the records of these ids for a copy.
+    /// Fetches the records of these ids for a copy, from a version on, and those that an accepted loss may have cost others.
     async fn fetch_and_take(
         &self,
         shard: u32,
@@ -400,9 +429,11 @@ impl Transfer {
         source: &NodeId,
         since: u64,
         mut ids: &[Bytes],
+        least: Version,
     ) -> Result<(), Error> {
         while !ids.is_empty() {
-            let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+            let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
+            records.retain(|it| it.version >= least || it.version < entry.unproven);
             let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
         }
@@ -423,6 +454,7 @@ impl Transfer {
         let decides = self.holder.rules().has(Rule::HorizonDecides);
         let state = self.holder.state(shard).await;
         let (own, from) = (state.horizon, state.unproven(entry));
+        let least = if is_whole || !decides { Version::default() } else { own };
         // The removed records whose version at the source is older.
         let (mut removes, mut replaced) = (false, Vec::new());
         let mut parts = self.compare(shard, entry, source).await;
@@ -430,15 +462,7 @@ impl Transfer {
             let Difference { theirs, ours, older, compared, .. } = difference;
             let horizon = parts.horizon;
             self.holder.compared_for_copy(compared);
-            let mut ids = &theirs[..];
-            while !ids.is_empty() {
-                let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
-                records.retain(|it| {
-                    is_whole || it.version >= own || it.version < entry.unproven || !decides
-                });
-                let records = self.believed(shard, entry, source, records).await?;
-                self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
-            }
+            self.fetch_and_take(shard, entry, source, since, &theirs, least).await?;
             let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
             while !rest.is_empty() {
                 let (mut deleted, count) =
@@ -453,7 +477,8 @@ impl Transfer {
         }
         if removes {
             self.holder.purge_removed(shard, since, parts.horizon).await?;
-            self.fetch_and_take(shard, entry, source, since, &replaced).await?;
+            let least = Version::default();
+            self.fetch_and_take(shard, entry, source, since, &replaced, least).await?;
         }
         self.holder.take(shard, since, Vec::new(), |_| {}, parts.horizon).await?;
         Ok(())

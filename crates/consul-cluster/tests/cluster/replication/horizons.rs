@@ -6,7 +6,7 @@ use consul_api::error::Kind;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
 use consul_replication::map::{ChangeKind, Disk, Entry, Place, Slot};
-use consul_replication::message::{Action, Outcome};
+use consul_replication::message::{Action, NotReady, Outcome};
 use consul_replication::record::{HybridTime, Range, Record, Version};
 use consul_replication::rules::Rules;
 use consul_replication::state::Doubt;
@@ -351,4 +351,191 @@ fn a_closed_holder_executes_nothing() {
     let later = Entry { epoch: 9, ..entry.clone() };
     assert_eq!(now(holder.learn(0, &later)).expect_err("it is closed").kind(), Kind::Closed);
     assert_eq!(now(holder.state(0)), before);
+}
+
+/// Records that it has lost were not deleted, and those that it alone still has are not lost by the others.
+#[test]
+fn a_replica_that_is_to_be_made_again_proves_no_deletion_and_undoes_none() {
+    for raised in 0..4 {
+        for is_remade_first in [false, true] {
+            let case = format!("horizons {raised:02b}, {is_remade_first}");
+            let net = Net::default();
+            let storages = [(); 3].map(|()| Arc::new(Memory::new()));
+            let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+            let mut entry = Entry::new(1, slots);
+            for (number, node) in NODES.into_iter().enumerate() {
+                _ = start_on(&net, node, number as u64 + 1, &storages[number]);
+                let records = [at("1", 10), at("2", 20), at("3", 15), at("4", 120)];
+                assert!(net.stores(node, &entry, &records));
+                assert!(net.stores(node, &entry, &[deletion("3", 60)]));
+            }
+            let (remade, other) = if is_remade_first { (1, 2) } else { (2, 1) };
+            for (number, bit) in [(remade, 0), (other, 1)] {
+                if raised >> bit & 1 == 1 {
+                    purge(&net, NODES[number], &entry);
+                }
+            }
+            let damaged = &storages[remade];
+            now(damaged.drop_shard(0)).expect("memory");
+            now(damaged.apply(0, vec![at("1", 10), at("3", 15), at("5", 130)])).expect("memory");
+            let holder = Arc::clone(&net.holders.lock().expect("no panic")[NODES[remade]]);
+            holder.set_to_remake(&[0].into());
+            fail_over(&net, &mut entry, &storages[0]);
+            let expected = ids(&["1", "2", "4", "5"]);
+            assert_eq!(live(&storages[0]), expected, "{case}");
+            // Nor does a comparison with the others after that.
+            let a = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+            let a = Transfer { holder: a, peers: Arc::new(net.clone()), page: 1 };
+            now(a.reconcile(0, &entry, &NODES[other].into())).expect("all answer");
+            for number in [0, other] {
+                assert_eq!(live(&storages[number]), expected, "{}: {case}", NODES[number]);
+            }
+        }
+    }
+}
+
+/// The first of two that are to be made again has lost records, and says that all below its horizon is there.
+#[test]
+fn of_two_replicas_that_are_to_be_made_again_none_hides_what_the_other_has() {
+    for raised in 0..4 {
+        for damaged in [1, 2] {
+            let case = format!("horizons {raised:02b}, {damaged} is damaged");
+            let net = Net::default();
+            let storages = [(); 3].map(|()| Arc::new(Memory::new()));
+            let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+            let mut entry = Entry::new(1, slots);
+            for (number, node) in NODES.into_iter().enumerate() {
+                let node_of = start_on(&net, node, number as u64 + 1, &storages[number]);
+                node_of.holder.set_to_remake(&[0].into());
+                assert!(net.stores(node, &entry, &[at("1", 10), at("2", 20), at("3", 120)]));
+            }
+            for number in (1..3).filter(|number| raised >> (number - 1) & 1 == 1) {
+                purge(&net, NODES[number], &entry);
+            }
+            now(storages[damaged].drop_shard(0)).expect("memory");
+            now(storages[damaged].apply(0, vec![at("1", 10)])).expect("memory");
+            fail_over(&net, &mut entry, &storages[0]);
+            let a = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+            let a = Transfer { holder: a, peers: Arc::new(net.clone()), page: 1 };
+            for number in [1, 2] {
+                now(a.reconcile(0, &entry, &NODES[number].into())).expect("all answer");
+                assert_eq!(live(&storages[0]), ids(&["1", "2", "3"]), "{case}");
+            }
+        }
+    }
+}
+
+/// The disk of a is lost, and replaced by an empty one.
+fn fail_over(net: &Net, entry: &mut Entry, storage: &Arc<Memory>) {
+    now(storage.drop_shard(0)).expect("memory");
+    let fresh = start_on(net, "a", 9, storage);
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Failover, "a", 2);
+    now(fresh.holder.learn(0, entry)).expect("memory");
+    assert!(now(fresh.pursue(0)).expect("all answer"));
+    entry.epoch = 3;
+    entry.slots[0] = is_later("a", 9);
+    now(fresh.holder.learn(0, entry)).expect("memory");
+}
+
+/// All machines were restarted, so that all replicas are in doubt, and brought together.
+#[test]
+fn what_is_in_doubt_takes_of_a_replica_that_is_to_be_made_again_what_the_others_lack() {
+    let wrong = |it: Record| Record { data: Some("y".into()), ..it };
+    for remade in 0..3 {
+        for lacks in (0..3).filter(|it| *it != remade) {
+            for order in ORDERS {
+                let case = format!("{remade} is to be made again, {lacks} lacks it, {order:?}");
+                let net = Net::default();
+                let storages = [(); 3].map(|()| Arc::new(Memory::new()));
+                let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+                let mut entry = Entry::new(1, slots);
+                for (number, node) in NODES.into_iter().enumerate() {
+                    _ = start_on(&net, node, number as u64 + 1, &storages[number]);
+                    let record = match number {
+                        _ if number == remade => wrong(at("1", 10)),
+                        _ => at("1", 10),
+                    };
+                    if number != lacks {
+                        assert!(net.stores(node, &entry, &[record]));
+                    } else {
+                        assert!(net.stores(node, &entry, &[at("2", 10)]));
+                    }
+                }
+                assert!(net.stores(NODES[remade], &entry, &[at("3", 10)]));
+                let nodes = [0, 1, 2].map(|number| {
+                    let node = start_on(&net, NODES[number], number as u64 + 11, &storages[number]);
+                    now(node.holder.load_doubted(0, Doubt::Restarted)).expect("memory");
+                    node
+                });
+                nodes[remade].holder.set_to_remake(&[0].into());
+                entry.epoch = 2;
+                for (number, slot) in entry.slots.iter_mut().enumerate() {
+                    slot.change = change(ChangeKind::Failover, NODES[number], 2).map(|mut it| {
+                        it.unites = true;
+                        it
+                    });
+                }
+                for number in order {
+                    now(nodes[number].holder.learn(0, &entry)).expect("memory");
+                }
+                for number in order {
+                    assert!(now(nodes[number].pursue(0)).expect("all answer"), "{case}");
+                }
+                for number in (0..3).filter(|it| *it != remade) {
+                    let found = now(storages[number].scan(0, Range::all(), 9)).expect("memory");
+                    let expected = [at("1", 10), at("2", 10), at("3", 10)];
+                    assert_eq!(found, expected, "{}: {case}", NODES[number]);
+                }
+            }
+        }
+    }
+}
+
+/// Of each state of a replica: what it says when it is fenced, and whether it is copied page by page.
+#[test]
+fn a_replica_that_is_to_be_made_again_says_so_and_is_not_copied_page_by_page() {
+    for is_whole in [false, true] {
+        for unites in [false, true] {
+            for is_to_remake in [false, true] {
+                let case = format!("whole: {is_whole}, unites: {unites}, ordered: {is_to_remake}");
+                let (net, storage) = (Net::default(), Arc::new(Memory::new()));
+                let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+                let mut entry = Entry::new(1, slots);
+                _ = start_on(&net, "b", 2, &storage);
+                assert!(net.stores("b", &entry, &[at("1", 10)]));
+                let b = start_on(&net, "b", 2, &storage);
+                now(b.holder.load(0)).expect("memory");
+                if !is_whole {
+                    now(b.holder.load_doubted(0, Doubt::Restarted)).expect("memory");
+                }
+                if is_to_remake {
+                    b.holder.set_to_remake(&[0].into());
+                }
+                entry.epoch = 2;
+                entry.slots[0].change = change(ChangeKind::Failover, "x", 2).map(|mut it| {
+                    it.unites = unites;
+                    it
+                });
+                let fenced = net.ask_now("b", &entry, Action::Fence).expect("an answer");
+                let copied = net.ask_now("b", &entry, Action::Copy { after: None, limit: 9 });
+                let refused = match copied.expect("an answer") {
+                    Outcome::Page { .. } => None,
+                    Outcome::NotReady(why) => Some(why),
+                    other => panic!("{case}: {other:?}"),
+                };
+                let (fence, copy) = match (is_whole, unites, is_to_remake) {
+                    (true, _, true) | (false, true, true) => {
+                        (Outcome::NotReady(NotReady::ToRemake), Some(NotReady::ToRemake))
+                    }
+                    (true, _, false) => (Outcome::Done, None),
+                    (false, true, false) => (Outcome::NotReady(NotReady::NotWhole), None),
+                    (false, false, _) => {
+                        (Outcome::NotReady(NotReady::NotWhole), Some(NotReady::NotWhole))
+                    }
+                };
+                assert_eq!((fenced, refused), (fence, copy), "{case}");
+            }
+        }
+    }
 }

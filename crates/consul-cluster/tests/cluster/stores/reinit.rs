@@ -5,6 +5,7 @@ use crate::requests::look;
 use consul_client::transport::Transport;
 use consul_cluster::Mode;
 use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
+use consul_replication::message::{Action, NotReady, Outcome};
 use consul_replication::record::Record;
 use consul_sim::SimTransport;
 use std::sync::atomic::AtomicUsize;
@@ -51,10 +52,14 @@ impl Cases {
 
     /// Gives the records of a disk other data, which no comparison of versions finds.
     fn spoil(&self, disk: &Disk) {
+        self.spoil_with(disk, WRONG);
+    }
+
+    fn spoil_with(&self, disk: &Disk, data: &'static str) {
         self.world.run(async {
             for shard in 0..8 {
                 let records = disk.scan(shard, Range::all(), usize::MAX).await.expect("memory");
-                let wrong = |it: Record| Record { data: Some(WRONG.into()), ..it };
+                let wrong = |it: Record| Record { data: Some(data.into()), ..it };
                 disk.drop_shard(shard).await.expect("memory");
                 disk.apply(shard, records.into_iter().map(wrong).collect()).await.expect("memory");
             }
@@ -91,10 +96,14 @@ impl Cases {
 
     /// The shards of a disk with wrong records.
     fn wrong(&self, disk: &Disk) -> BTreeSet<u32> {
+        self.having(disk, WRONG)
+    }
+
+    fn having(&self, disk: &Disk, data: &str) -> BTreeSet<u32> {
         let is_wrong = |shard: &u32| {
             let records = self.world.run(disk.scan(*shard, Range::all(), usize::MAX));
             let mut records = records.expect("memory").into_iter();
-            records.any(|it| it.data.as_deref() == Some(WRONG.as_bytes()))
+            records.any(|it| it.data.as_deref() == Some(data.as_bytes()))
         };
         (0..8).filter(is_wrong).collect()
     }
@@ -824,5 +833,58 @@ fn an_order_that_waits_asks_consul_seldom_why() {
         nodes[0].disk.is_full.store(false, Relaxed);
         cases.world.run(nodes[1].cluster.resume_moves(None)).expect("the right to do so");
         cases.wait_until_made("n3");
+    }
+}
+
+/// A read finds other data under one version, and brings nothing of it to the others.
+#[test]
+fn no_read_copies_what_is_wrong() {
+    for data in [WRONG, "a wrong one that is less"] {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(30, || nodes[0].is_settled(3));
+        let pause = nodes[0].cluster.pause_moves(None, "ada", "");
+        cases.spoil_with(&nodes[2].disk, data);
+        cases.order("n3");
+        cases.world.run(pause).expect("the right to do so");
+        for _ in 0..3 {
+            for node in &nodes {
+                for number in 0..40 {
+                    _ = cases.read(node, &format!("before-{number}"));
+                }
+            }
+        }
+        cases.world.run(nodes[0].cluster.resume_moves(None)).expect("the right to do so");
+        cases.wait_until_made("n3");
+        for node in &nodes {
+            let case = &node.cluster.options().node_id;
+            assert_eq!(cases.having(&node.disk, data), BTreeSet::new(), "{data} on {case}");
+        }
+        cases.has(&nodes[2], "before");
+    }
+}
+
+/// The node's next process answers by the order that its disk has kept, before it goes on with it.
+#[test]
+fn an_order_is_known_from_the_start_on() {
+    let (cases, mut nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || cases.told("n3").is_some_and(|it| it.left > 0));
+    let pause = nodes[0].cluster.pause_moves(None, "ada", "");
+    cases.world.run(pause).expect("the right to do so");
+    cases.wait_until(60, || cases.told("n3").is_some_and(|it| it.waits_for.contains("paused")));
+    let left = cases.told("n3").expect("an order").to_remake;
+    cases.kill(&nodes[2]);
+    nodes[2] = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || nodes[2].store.holder().is_some());
+    let holder = nodes[2].store.holder().expect("it is open");
+    for shard in 0..8 {
+        let entry = cases.world.run(holder.state(shard)).entry.expect("a map");
+        let request = Request { store: holder.store(), shard, entry, action: Action::Fence };
+        let expected = match left.contains(&shard) {
+            true => Outcome::NotReady(NotReady::ToRemake),
+            false => Outcome::Done,
+        };
+        assert_eq!(cases.world.run(holder.serve(request)).outcome, expected, "shard {shard}");
     }
 }
