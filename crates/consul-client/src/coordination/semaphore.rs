@@ -371,7 +371,7 @@ async fn attempt(
     Ok(None)
 }
 
-/// The document with its index: a new one if there is none, and one that takes the place of an unreadable one. `None`
+/// The document with its index; a new document if there is none, or in the place of an unreadable document. `None`
 /// after a pause.
 async fn document(
     contender: &mut Contender<'_>,

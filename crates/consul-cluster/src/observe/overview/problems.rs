@@ -946,7 +946,7 @@ fn later(store: &StoreOverview, shards: &[&ShardAtRisk], overview: &Overview) ->
     format!("{from} others get new replicas")
 }
 
-/// The command before one that gives shards to other nodes: a frozen map gives them nothing.
+/// The command that comes first where shards are to go to other nodes: a frozen map gives them nothing.
 fn thaw(overview: &Overview) -> &'static str {
     if overview.frozen.is_empty() { "" } else { "`consul-ha thaw`, and " }
 }
