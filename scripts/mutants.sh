@@ -19,7 +19,7 @@ code=(
     'crates/consul-api/src/**' 'crates/consul-client/src/**' 'crates/consul-cluster/src/data_plane/**'
     'crates/consul-cluster/src/shard_map/**'
 )
-tests=(client cluster coordination docs)
+tests=(client cluster connect coordination docs)
 
 # Bytes that look random and depend on the seed alone. (From the repeated bytes of `yes`, shuf takes whole runs of lines.)
 random_bytes() {
@@ -43,7 +43,8 @@ if [ -n "${SAMPLE:-}" ]; then
     done
 fi
 
-test_options=(--lib --package consul-api --package consul-client --package consul-cluster --package consul-guard --package consul_ffi)
+test_options=(--lib --package consul-api --package consul-client --package consul-cluster --package consul-config
+    --package consul-guard --package consul_ffi)
 for test in "${tests[@]}"; do
     test_options+=(--test "$test")
 done

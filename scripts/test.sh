@@ -164,7 +164,7 @@ export PROGRAMS
 of_processes=(--test programs)
 of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
 # A test that does not list itself (crates/consul-test-support/src/trials.rs), of those with a real server.
-in_client=a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket
+in_connect=a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket
 
 # run_cargo_test COMMAND…: a cargo test, counted.
 run_cargo_test() {
@@ -199,7 +199,7 @@ step_rust() {
     mapfile -t targets < <(rust_targets)
     # First, or it waits for the builds of the lints.
     run_cargo_test "${rust_tests[@]}" --doc
-    PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
+    PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_connect"
 }
 
 step_cluster() {
@@ -210,8 +210,8 @@ step_cluster() {
 
 step_servers() {
     PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
-    run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
-    run_cargo_test "${rust_tests[@]}" --test client --test cluster --test docs -- --ignored --skip five_million
+    run_cargo_test "${rust_tests[@]}" --test connect -- "$in_connect"
+    run_cargo_test "${rust_tests[@]}" --test client --test cluster --test connect --test docs -- --ignored --skip five_million
 }
 
 step_nodes() {

@@ -16,7 +16,8 @@ use consul_test_support::cluster;
 #[allow(dead_code)]
 use consul_test_support::consul;
 #[allow(dead_code)]
-use consul_test_support::holder;
+#[path = "../../crates/consul-guard/tests/coordination/holder.rs"]
+mod holder;
 #[allow(dead_code)]
 use consul_test_support::proxy;
 

@@ -47,6 +47,11 @@ describe("the agent of the module", function()
     end)
   end
 
+  local function gateway(members)
+    local listener = support.merged({ Name = "l", Port = 80, Protocol = "http" }, members)
+    return { Kind = "api-gateway", Name = "g", Listeners = { listener } }
+  end
+
   local function speaks_http(name)
     assert(client:config_write({ Kind = "service-defaults", Name = name, Protocol = "http" }))
   end
@@ -279,9 +284,12 @@ describe("the agent of the module", function()
   behaviours("gateways, their routes, certificates and providers of tokens", {
     ["an unknown kind"] = { { Kind = "nope", Name = "a" }, "invalid config entry kind: nope" },
     ["an entry without a name"] = { { Kind = "http-route" }, "Name is required" },
+    ["a port above 65535"] = { gateway({ Port = 99999 }), "listener port 99999 not in the range 1-65535" },
+    ["no port"] = { gateway({ Port = 0 }), "listener port 0 not in the range 1-65535" },
+    ["an unknown protocol"] = { gateway({ Protocol = "nonsense" }), 'unsupported listener protocol "nonsense"' },
     ["members have their types, and others are refused"] = function()
       for kind, case in pairs({
-        ["api-gateway"] = { { Listeners = { { Name = "l", Port = "80" } } }, function(entry)
+        ["api-gateway"] = { gateway({ Port = "80" }), function(entry)
           return entry.Listeners[1].Port == 80
         end },
         ["http-route"] = { { Hostnames = { "a.test" } }, function(entry)
@@ -315,6 +323,20 @@ describe("the agent of the module", function()
       { Kind = "service-splitter", Name = "web", Splits = { { Weight = 100 } } }, "does not permit advanced routing",
     },
     ["a name of the defaults of proxies"] = { { Kind = "proxy-defaults", Name = "a" }, '"global"' },
+    ["a name of the mesh's settings"] = { { Kind = "mesh", Name = "a" }, 'invalid config key "Name"' },
+    ["a name of exported services"] = { { Kind = "exported-services", Name = "a" }, 'Name must be "default"' },
+    ["an unknown mode of failovers"] = {
+      { Kind = "proxy-defaults", Name = "global", FailoverPolicy = { Mode = "x" } },
+      "Failover-policy mode must be one of",
+    },
+    ["a default subset that is not there"] = {
+      { Kind = "service-resolver", Name = "web", DefaultSubset = "v1" }, 'DefaultSubset "v1" is not a valid subset',
+    },
+    ["a preference for what is near"] = {
+      { Kind = "service-resolver", Name = "web", PrioritizeByLocality = { Mode = "failover" } },
+      "requires Consul Enterprise",
+    },
+    ["a group of clusters"] = { { Kind = "sameness-group", Name = "a" }, "enterprise-only" },
     ["an intention without sources"] = {
       { Kind = "service-intentions", Name = "web" },
       "At least one source is required",

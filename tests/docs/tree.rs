@@ -1,4 +1,5 @@
-//! The tree in CONTRIBUTING.md names files that exist, and each folder of the first two levels.
+//! The tree in CONTRIBUTING.md names files that exist, and each folder of the first two levels; the code in its guide for
+//! endpoints is that of the files.
 
 use crate::release::files;
 use crate::support::pages::{blocks, read};
@@ -100,4 +101,28 @@ fn names_are_read_from_the_beginning_of_a_line_and_from_its_description() {
     let first: Vec<_> = named(tree).into_iter().map(|places| places[0].clone()).collect();
     let wanted = ["src", "src/a", "src/a/b.rs", "src/a/c", "src/a/d.rs", "src/a/e.rs", "f.md"];
     assert_eq!(first, wanted.map(PathBuf::from));
+}
+
+#[test]
+fn the_guide_for_endpoints_has_code_that_is_there() {
+    let guide = read("CONTRIBUTING.md");
+    let (_, guide) = guide.split_once("## Adding an endpoint").expect("the guide");
+    let guide = guide.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    let code = ["api/src/api/status.rs", "sim/src/status.rs", "sim/tests/contract/status.rs"]
+        .map(|file| read(&format!("crates/consul-{file}")))
+        .concat();
+    let code: BTreeSet<_> = code.lines().map(str::trim).collect();
+    let shown = blocks(&guide).into_iter().filter(|(language, _)| language == "rust");
+    let shown: Vec<_> = shown.flat_map(|(_, text)| lines(&text)).collect();
+    let absent: Vec<_> = shown.iter().filter(|line| !code.contains(line.as_str())).collect();
+    assert!(shown.len() > 15 && absent.is_empty(), "CONTRIBUTING.md: there is none of {absent:#?}");
+    let target = read("crates/consul-sim/tests/contract/target.rs");
+    for call in guide.split("`t.").skip(1) {
+        let (name, _) = call.split_once('(').expect("a method");
+        assert!(target.contains(&format!("fn {name}(")), "CONTRIBUTING.md: there is no t.{name}");
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
 }

@@ -7,13 +7,23 @@
 //! ```
 //! # use std::sync::Arc;
 //! use consul_cluster::{Cluster, Options};
-//! use consul_config::{Config, Simulate};
-//! use consul_config::connect::connect;
+//! # use consul_api::request::Defaults;
+//! # use consul_client::{Client, Settings};
+//! # use consul_process::{clock::SystemClock, os};
+//! # use consul_sim::{Agent, SimTransport};
+//! # use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! let config = Config { simulate: Simulate::Named("cluster".to_owned()), ..Config::default() };
-//! let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+//! # let agent = Arc::new(Agent::new(consul_sim::Options::default()));
+//! # let connect = || {
+//! #     let transport = Arc::new(SimTransport::new(Arc::clone(&agent), "simulated"));
+//! #     let (timeout, defaults) = (Duration::from_secs(5), Defaults::default());
+//! #     let settings = Settings { timeout, retry_count: 3, defaults };
+//! #     let clock = Arc::new(SystemClock::new());
+//! #     Arc::new(Client::new(vec![transport], settings, clock, os::generator()))
+//! # };
+//! let (client, waiting) = (connect(), connect());
 //! let cluster = Cluster::new(client, waiting, Options::new("n1", "10.0.0.1:9000"))?;
 //! let work = async {
 //!     cluster.started().await?;

@@ -7,14 +7,24 @@
 //! # use std::sync::Arc;
 //! use consul_client::coordination::lock::{LockOptions, acquire};
 //! use consul_client::coordination::{Presence, Profile, Service, Wait};
-//! use consul_config::{Config, Simulate};
-//! use consul_config::connect::connect;
+//! # use consul_api::request::Defaults;
+//! # use consul_client::{Client, Settings};
+//! # use consul_process::{clock::SystemClock, os};
+//! # use consul_sim::{Agent, Options, SimTransport};
+//! # use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! let config = Config { simulate: Simulate::Named("locks".to_owned()), ..Config::default() };
+//! # let agent = Arc::new(Agent::new(Options::default()));
+//! # let connect = || {
+//! #     let transport = Arc::new(SimTransport::new(Arc::clone(&agent), "simulated"));
+//! #     let (timeout, defaults) = (Duration::from_secs(5), Defaults::default());
+//! #     let settings = Settings { timeout, retry_count: 3, defaults };
+//! #     let clock = Arc::new(SystemClock::new());
+//! #     Arc::new(Client::new(vec![transport], settings, clock, os::generator()))
+//! # };
 //! // Blocking queries have a client of their own, so that they cannot delay a beat.
-//! let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+//! let (client, waiting) = (connect(), connect());
 //! let service = Service::for_process(&client);
 //! let presence = Presence::new(client, waiting, Profile::standard(), service);
 //! let work = async {

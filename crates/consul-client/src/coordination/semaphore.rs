@@ -335,19 +335,60 @@ async fn attempt(
     };
     let answer = contender.read(&kv::LIST, tree(contender.key), last).await?;
     let next = answer.meta.next_index(last);
-    let seen = read(answer, contender.key);
+    let mut seen = read(answer, contender.key);
     if !seen.live.contains(&session) {
         // Our session ended, or a third party deleted our key.
         contender.forget_session();
         return Ok(None);
     }
+    let Some((mut document, document_index)) =
+        document(contender, options, &session, &mut seen).await?
+    else {
+        return Ok(None);
+    };
+    document.holders.retain(|holder, _| is_session(holder));
+    let is_other_limit = document.limit != options.limit;
+    let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
+    let ended = others.into_iter().filter(|other| !seen.live.contains(*other)).collect();
+    let place = (&document, document_index);
+    if let Try::Ended(grant) = try_to_take(contender, options, &session, place, ended).await? {
+        return Ok(grant);
+    }
+    let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
+    contender.held_up(match is_other_limit {
+        true => format!(
+            "its limit is {}, not {}: another one counts when nobody holds it",
+            document.limit, options.limit
+        ),
+        false => format!("sessions {} hold it", holders.join(", ")),
+    })?;
+    if holders.iter().any(|holder| !seen.live.contains(*holder)) {
+        contender.pause_in_delay().await;
+    } else {
+        memory.index = next;
+        contender.forget_delay();
+        contender.renew_session().await;
+    }
+    Ok(None)
+}
+
+/// The document with its index; a new document if there is none, or in the place of an unreadable document. `None`
+/// after a pause.
+async fn document(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+    session: &str,
+    seen: &mut SemaphoreKeys,
+) -> Result<Option<(Document, u64)>, Error> {
     let new = |index| (Document { limit: options.limit, holders: BTreeMap::new() }, index);
-    let others_hold = seen.made_holders.iter().any(|holder| *holder != session);
-    let (mut document, document_index) = match (seen.lost(contender.key), seen.document) {
+    let others_hold = seen.made_holders.iter().any(|holder| holder != session);
+    let lost = seen.lost(contender.key);
+    Ok(Some(match (lost, seen.document.take()) {
         (_, Some(document)) => document,
         (Some(Lost { index: 0, .. }), _) if !others_hold => new(0),
         (Some(lost), _) => {
-            let is_foreign = seen.unreadable.is_some_and(|it| it.is_foreign) && !others_hold;
+            let is_foreign =
+                seen.unreadable.as_ref().is_some_and(|it| it.is_foreign) && !others_hold;
             if others_hold || is_foreign || !contender.has_stayed(lost.index) {
                 if is_foreign || contender.tries_once() {
                     return Err(lost.why);
@@ -369,12 +410,25 @@ async fn attempt(
             new(lost.index)
         }
         (None, None) => new(0),
-    };
-    document.holders.retain(|holder, _| is_session(holder));
-    let is_other_limit = document.limit != options.limit;
-    let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
-    let mut ended: Vec<_> =
-        others.into_iter().filter(|other| !seen.live.contains(*other)).collect();
+    }))
+}
+
+/// How a try to take a permit ended.
+enum Try {
+    /// With a permit, or without an answer to whether one is free.
+    Ended(Option<Grant>),
+    /// None is free.
+    Full,
+}
+
+/// Takes a permit if one is free without the ended contenders, and removes those.
+async fn try_to_take(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+    session: &str,
+    (document, document_index): (&Document, u64),
+    mut ended: Vec<&String>,
+) -> Result<Try, Error> {
     let are_too_many = ended.len() > MAX_REMOVED;
     ended.truncate(MAX_REMOVED);
     loop {
@@ -382,49 +436,33 @@ async fn attempt(
         others_only.holders.retain(|holder, _| !ended.contains(&holder));
         let mut with_own = others_only.clone();
         with_own.limit = options.limit;
-        with_own.holders.insert(session.clone(), true);
-        let may_count = !is_other_limit || others_only.holders.is_empty();
+        with_own.holders.insert(session.to_owned(), true);
+        let may_count = document.limit == options.limit || others_only.holders.is_empty();
         let outcome = if may_count && with_own.holders.len() as u64 <= options.limit {
-            let own = (session.as_str(), options.value.as_slice());
+            let own = (session, options.value.as_slice());
             take_permit(contender, own, &ended, (&with_own, document_index)).await.map(Some)
         } else if are_too_many && !ended.is_empty() {
             // More have to go than a transaction has room for.
             let next = (&others_only, document_index);
-            remove(contender, &session, &ended, next).await.map(|()| None)
+            remove(contender, session, &ended, next).await.map(|()| None)
         } else {
-            break;
+            return Ok(Try::Full);
         };
         match outcome {
             // Taken again, it has a lease that is not over.
-            Ok(Some(grant)) if contender.is_late(grant.begun) => return Ok(None),
-            Ok(outcome) => return Ok(outcome),
+            Ok(Some(grant)) if contender.is_late(grant.begun) => return Ok(Try::Ended(None)),
+            Ok(outcome) => return Ok(Try::Ended(outcome)),
             Err(error) if error.kind() == Kind::TxnFailed => {
                 let removable = removable(&ended, &error);
                 if removable.len() == ended.len() {
                     // Another client wrote at the same time, or our session ended.
-                    return Ok(None);
+                    return Ok(Try::Ended(None));
                 }
                 ended = removable;
             }
             Err(error) => return Err(error),
         }
     }
-    let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
-    contender.held_up(match is_other_limit {
-        true => format!(
-            "its limit is {}, not {}: another one counts when nobody holds it",
-            document.limit, options.limit
-        ),
-        false => format!("sessions {} hold it", holders.join(", ")),
-    })?;
-    if holders.iter().any(|holder| !seen.live.contains(*holder)) {
-        contender.pause_in_delay().await;
-    } else {
-        memory.index = next;
-        contender.forget_delay();
-        contender.renew_session().await;
-    }
-    Ok(None)
 }
 
 /// Writes the document that has the session as a holder, and removes ended contenders, unless one of

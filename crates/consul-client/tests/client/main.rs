@@ -2,7 +2,6 @@
 
 mod answers;
 mod bytes;
-mod connections;
 mod event_loop;
 mod failover;
 mod hostile;
@@ -20,6 +19,5 @@ mod support {
     pub(crate) use crate::own_world as world;
     pub use consul_test_support::*;
 }
-mod tls;
 mod view;
 mod watch;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod data_plane;
+mod disk;
 mod election;
 mod keys;
 mod log_lines;

@@ -47,6 +47,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         INTENTIONS => service_intentions(name, entry),
         EXPORTED => exported_services(entry),
         "jwt-provider" => jwt_provider(entry),
+        "api-gateway" => api_gateway(entry),
         "sameness-group" => Err("sameness-groups are an enterprise-only feature".to_owned()),
         _ => Ok(()),
     }
@@ -308,6 +309,23 @@ fn check_choice(matcher: &Json, at: &str, choices: &[&str], said: &str) -> Resul
         1 => Ok(()),
         _ => Err(format!("{at} should only contain one of {said}")),
     }
+}
+
+fn api_gateway(entry: &Json) -> Result<(), String> {
+    for listener in entry.at("Listeners").items() {
+        let (protocol, port) = (listener.at("Protocol").as_text(), listener.at("Port").as_int());
+        let protocol = protocol.to_ascii_lowercase();
+        if !["tcp", "http"].contains(&protocol.as_str()) {
+            let protocol = go::quoted(&protocol);
+            return Err(format!(
+                "unsupported listener protocol {protocol}, must be one of 'tcp', or 'http'"
+            ));
+        }
+        if !(1..=65_535).contains(&port) {
+            return Err(format!("listener port {port} not in the range 1-65535"));
+        }
+    }
+    Ok(())
 }
 
 fn jwt_provider(entry: &Json) -> Result<(), String> {

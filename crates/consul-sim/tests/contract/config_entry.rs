@@ -49,6 +49,7 @@ behaviours![
     providers_of_tokens_are_there_before_intentions_refer_to_them,
     the_logs_and_failovers_of_proxies_are_checked,
     members_of_gateways_have_their_types,
+    listeners_of_api_gateways_need_a_port_and_a_protocol,
     an_entry_without_a_name_is_deleted_as_one_that_is_not_there,
 ];
 
@@ -1164,6 +1165,32 @@ async fn members_of_gateways_have_their_types(t: T) {
         entry.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
         assert_eq!(answer.status, 400, "{entry}: {}", answer.body);
+    }
+}
+
+async fn listeners_of_api_gateways_need_a_port_and_a_protocol(t: T) {
+    if t.is_1_8("API gateways are unknown") {
+        return;
+    }
+    let write = async |port: i64, protocol: &str| {
+        let good = json!({"Name": "good", "Port": 80, "Protocol": "http"});
+        let listener = json!({"Name": "l", "Port": port, "Protocol": protocol});
+        let entry =
+            json!({"Kind": "api-gateway", "Name": t.name("g"), "Listeners": [good, listener]});
+        let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+        (answer.status, answer.body)
+    };
+    for (port, protocol) in [(1, "tcp"), (65_535, "http"), (8080, "HTTP")] {
+        assert_eq!(write(port, protocol).await.0, 200, "{port} {protocol}");
+    }
+    for port in [0, -1, 65_536, 99_999] {
+        let why = format!("listener port {port} not in the range 1-65535");
+        assert_eq!(write(port, "http").await, (500, why));
+    }
+    for protocol in ["", "udp", "nonsense"] {
+        let why =
+            format!("unsupported listener protocol {protocol:?}, must be one of 'tcp', or 'http'");
+        assert_eq!(write(99_999, protocol).await, (500, why));
     }
 }
 

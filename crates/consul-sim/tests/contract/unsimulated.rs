@@ -66,7 +66,7 @@ async fn what_proxies_and_gateways_ask_for_is_unknown(t: T) {
     }
 }
 
-/// On real servers with defaults and checks, on the simulated agent as they are given.
+/// On real servers with defaults and checks, on the simulated agent with few of them.
 async fn entries_of_gateways_are_stored(t: T) {
     let services = list![table! {"Name" = t.name("s")}];
     let listeners = list![table! {"Port" = 8080, "Protocol" = "tcp", "Services" = services}];

@@ -121,76 +121,8 @@ fn is_unknown(leader: &LeaderOverview, overview: &Overview) -> bool {
 }
 
 fn of_cluster(overview: &Overview) -> Vec<Problem> {
-    let mut found = Vec::new();
-    if let Some(age_ms) = overview.age_ms {
-        let text = format!(
-            "Consul's servers have no Raft leader: what is shown is {} s old, and nothing can be changed",
-            age_ms / 1000
-        );
-        found.push(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()));
-    } else if overview.has_no_raft_leader {
-        let text = "Consul's servers have no Raft leader: nothing can be changed".to_owned();
-        found.push(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()));
-    } else if let (false, Some(rights)) = (overview.in_touch, &overview.no_rights) {
-        let text = format!(
-            "Consul refuses this process, whose token lacks {rights}: what is shown is what was known last"
-        );
-        let cure = "add these rights to a policy of the token of this process".to_owned();
-        found.push(error("not_in_touch", "", text, cure));
-    } else if !overview.in_touch {
-        let text = "this process gets no answers from Consul: what is shown is what was known last";
-        let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
-                    (`consul operator raft list-peers`)";
-        found.push(error("not_in_touch", "", text.to_owned(), cure.to_owned()));
-    } else if let Some(leader) = overview.leader.as_ref().filter(|it| it.leads == Some(false)) {
-        let id = &leader.node_id;
-        let text =
-            format!("{id} has the leader's key and does not lead: it has no proof that it may");
-        let cure = format!(
-            "wait: when the session of the key has ended, another node leads. After a snapshot of Consul was \
-             restored that takes up to 30 s; if none leads then, {}. `consul-ha doctor` checks the nodes' rights",
-            ends(leader)
-        );
-        found.push(error("leader_does_not_lead", id, text, cure));
-    } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
-        let id = &leader.node_id;
-        let text = format!(
-            "the leader's key names {id}, which is not a node of the cluster: no node leads"
-        );
-        let cure = format!("find out which program has made the session; {}", ends(leader));
-        found.push(error("leader_unknown", id, text, cure));
-    } else if let Some(blocked) = &overview.blocked {
-        found.push(error("leader_key_blocked", "", blocked.text(), blocked.cure()));
-    } else if overview.leader.is_none() {
-        let text = "the cluster has no leader: no shards are assigned".to_owned();
-        let cure = if overview.nodes.iter().any(may_lead) {
-            "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
-        } else if overview.nodes.is_empty() && overview.told_by.is_none() {
-            "start a node; or the cluster has other keys: see `--prefix`"
-        } else {
-            "start a node, or make one active: no live node may lead"
-        };
-        found.push(error("no_leader", "", text, cure.to_owned()));
-    }
-    if !overview.hidden.is_empty() {
-        let text = format!("ACLs hide {} from this process", overview.hidden.join(" and "));
-        let cure = "give its token key:read, service:read and node:read".to_owned();
-        found.push(error("hidden_by_acl", "", text, cure));
-    }
-    if let Some(rights) = &overview.may_hide {
-        let text = format!("ACLs may hide nodes from this process: the token lacks {rights}");
-        let cure = "add the right to a policy of the token; until then nodes may be missing here, or shown as down";
-        found.push(error("hidden_by_acl", "", text, cure.to_owned()));
-    }
-    let is_told = !overview.in_touch || !overview.hidden.is_empty() || overview.may_hide.is_some();
-    if let Some(rights) = overview.no_rights.as_ref().filter(|_| !is_told)
-        && overview.told_by.is_none()
-    {
-        let text = format!("ACLs may hide changes from this process: its token lacks {rights}");
-        let cure = "add these rights to a policy of the token; until then what is shown may be old"
-            .to_owned();
-        found.push(error("hidden_by_acl", "", text, cure));
-    }
+    let mut found = Vec::from_iter(of_leader(overview));
+    found.extend(of_rights(overview));
     if knows_no_node(overview) {
         let text = "no node has a key in Consul: which nodes live is not known".to_owned();
         let cure = "wait: a node that runs writes its key again within seconds; if none does, start the nodes";
@@ -274,6 +206,87 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let text = "Consul had lost the shard map; a node has put it back".to_owned();
         let cure = "nothing: the next leader's map ends this".to_owned();
         found.push(warning("map_restored", "", text, cure));
+    }
+    found
+}
+
+/// Why no node leads, or why that is not known.
+fn of_leader(overview: &Overview) -> Option<Problem> {
+    if let Some(age_ms) = overview.age_ms {
+        let text = format!(
+            "Consul's servers have no Raft leader: what is shown is {} s old, and nothing can be changed",
+            age_ms / 1000
+        );
+        Some(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()))
+    } else if overview.has_no_raft_leader {
+        let text = "Consul's servers have no Raft leader: nothing can be changed".to_owned();
+        Some(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()))
+    } else if let (false, Some(rights)) = (overview.in_touch, &overview.no_rights) {
+        let text = format!(
+            "Consul refuses this process, whose token lacks {rights}: what is shown is what was known last"
+        );
+        let cure = "add these rights to a policy of the token of this process".to_owned();
+        Some(error("not_in_touch", "", text, cure))
+    } else if !overview.in_touch {
+        let text = "this process gets no answers from Consul: what is shown is what was known last";
+        let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
+                    (`consul operator raft list-peers`)";
+        Some(error("not_in_touch", "", text.to_owned(), cure.to_owned()))
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| it.leads == Some(false)) {
+        let id = &leader.node_id;
+        let text =
+            format!("{id} has the leader's key and does not lead: it has no proof that it may");
+        let cure = format!(
+            "wait: when the session of the key has ended, another node leads. After a snapshot of Consul was \
+             restored that takes up to 30 s; if none leads then, {}. `consul-ha doctor` checks the nodes' rights",
+            ends(leader)
+        );
+        Some(error("leader_does_not_lead", id, text, cure))
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
+        let id = &leader.node_id;
+        let text = format!(
+            "the leader's key names {id}, which is not a node of the cluster: no node leads"
+        );
+        let cure = format!("find out which program has made the session; {}", ends(leader));
+        Some(error("leader_unknown", id, text, cure))
+    } else if let Some(blocked) = &overview.blocked {
+        Some(error("leader_key_blocked", "", blocked.text(), blocked.cure()))
+    } else if overview.leader.is_none() {
+        let text = "the cluster has no leader: no shards are assigned".to_owned();
+        let cure = if overview.nodes.iter().any(may_lead) {
+            "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
+        } else if overview.nodes.is_empty() && overview.told_by.is_none() {
+            "start a node; or the cluster has other keys: see `--prefix`"
+        } else {
+            "start a node, or make one active: no live node may lead"
+        };
+        Some(error("no_leader", "", text, cure.to_owned()))
+    } else {
+        None
+    }
+}
+
+/// The rights that this process lacks to see all.
+fn of_rights(overview: &Overview) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if !overview.hidden.is_empty() {
+        let text = format!("ACLs hide {} from this process", overview.hidden.join(" and "));
+        let cure = "give its token key:read, service:read and node:read".to_owned();
+        found.push(error("hidden_by_acl", "", text, cure));
+    }
+    if let Some(rights) = &overview.may_hide {
+        let text = format!("ACLs may hide nodes from this process: the token lacks {rights}");
+        let cure = "add the right to a policy of the token; until then nodes may be missing here, or shown as down";
+        found.push(error("hidden_by_acl", "", text, cure.to_owned()));
+    }
+    let is_told = !overview.in_touch || !overview.hidden.is_empty() || overview.may_hide.is_some();
+    if let Some(rights) = overview.no_rights.as_ref().filter(|_| !is_told)
+        && overview.told_by.is_none()
+    {
+        let text = format!("ACLs may hide changes from this process: its token lacks {rights}");
+        let cure = "add these rights to a policy of the token; until then what is shown may be old"
+            .to_owned();
+        found.push(error("hidden_by_acl", "", text, cure));
     }
     found
 }
@@ -942,6 +955,51 @@ fn later(store: &StoreOverview, shards: &[&ShardAtRisk], overview: &Overview) ->
     format!("{from} others get new replicas")
 }
 
+/// The command that comes first where shards are to go to other nodes: a frozen map gives them nothing.
+fn thaw(overview: &Overview) -> &'static str {
+    if overview.frozen.is_empty() { "" } else { "`consul-ha thaw`, and " }
+}
+
+/// The shards of a store that have lost acknowledged writes if nothing comes back.
+fn shards_at_risk(store: &StoreOverview, lost: &[&ShardAtRisk], overview: &Overview) -> Problem {
+    let name = store.name.as_str();
+    let shards = listed_shards(lost.iter().map(|shard| shard.shard));
+    let text = format!(
+        "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
+         acknowledged writes{}",
+        refused(lost)
+    );
+    let mut cure = bring_back(name, lost, &overview.nodes, false);
+    let is_whole = |id: &String| {
+        let is_failing = |node: &NodeOverview| node.id == *id && has_failing(node, name);
+        is_cut_off(overview, id) || overview.nodes.iter().any(is_failing)
+    };
+    let missing = || lost.iter().flat_map(|shard| &shard.missing);
+    let may_be_lost = !missing().all(is_whole);
+    if may_be_lost && may_be_given_up(overview) {
+        let lives = |id: &String| {
+            overview.nodes.iter().any(|it| it.id == *id && it.state != NodeState::Down)
+        };
+        let thaw = thaw(overview);
+        let force = match missing().any(lives) {
+            true => ", with --force for a node that lives",
+            false => "",
+        };
+        let alone = if missing().any(is_whole) { "--node NODE" } else { "" };
+        cure.push_str(&format!(
+            "; what is lost for good: {thaw}`consul-ha accept-loss {}` for each shard{force}",
+            operands(&[name, "SHARD"], alone)
+        ));
+        if !store.is_open {
+            let store = operand(name, "");
+            cure.push_str(&format!(
+                "; if nobody uses the store any more: `consul-ha forget-store {store}`"
+            ));
+        }
+    }
+    error("shard_at_risk", name, text, cure)
+}
+
 fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     let name = store.name.as_str();
     if !overview.in_touch && overview.nodes.is_empty() {
@@ -960,47 +1018,9 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     };
     let at_risk = store.at_risk.iter().filter(|shard| !is_remade(shard));
     let (lost, fewer): (Vec<_>, Vec<_>) = at_risk.partition(|shard| shard.left < shard.needed);
-    let bring_back = |shards: &[&ShardAtRisk], can_be_made| {
-        bring_back(name, shards, &overview.nodes, can_be_made)
-    };
-    // A frozen map gives nothing to other nodes.
-    let thaw = if overview.frozen.is_empty() { "" } else { "`consul-ha thaw`, and " };
     let mut found = Vec::new();
     if !lost.is_empty() {
-        let shards = listed_shards(lost.iter().map(|shard| shard.shard));
-        let text = format!(
-            "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
-             acknowledged writes{}",
-            refused(&lost)
-        );
-        let mut cure = bring_back(&lost, false);
-        let is_whole = |id: &String| {
-            let is_failing = |node: &NodeOverview| node.id == *id && has_failing(node, name);
-            is_cut_off(overview, id) || overview.nodes.iter().any(is_failing)
-        };
-        let missing = || lost.iter().flat_map(|shard| &shard.missing);
-        let may_be_lost = !missing().all(is_whole);
-        if may_be_lost && may_be_given_up(overview) {
-            let lives = |id: &String| {
-                overview.nodes.iter().any(|it| it.id == *id && it.state != NodeState::Down)
-            };
-            let force = match missing().any(lives) {
-                true => ", with --force for a node that lives",
-                false => "",
-            };
-            let alone = if missing().any(is_whole) { "--node NODE" } else { "" };
-            cure.push_str(&format!(
-                "; what is lost for good: {thaw}`consul-ha accept-loss {}` for each shard{force}",
-                operands(&[name, "SHARD"], alone)
-            ));
-            if !store.is_open {
-                let store = operand(name, "");
-                cure.push_str(&format!(
-                    "; if nobody uses the store any more: `consul-ha forget-store {store}`"
-                ));
-            }
-        }
-        found.push(error("shard_at_risk", name, text, cure));
+        found.push(shards_at_risk(store, &lost, overview));
     }
     let (refusing, fewer): (Vec<_>, Vec<_>) = fewer.into_iter().partition(|shard| shard.is_short());
     for (shards, level) in [(refusing, Level::Error), (fewer, Level::Warning)] {
@@ -1009,7 +1029,11 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         }
         let named = listed_shards(shards.iter().map(|shard| shard.shard));
         let text = format!("store {name}: replicas of {named} are missing{}", refused(&shards));
-        let cure = format!("{}; {}", bring_back(&shards, true), later(store, &shards, overview));
+        let cure = format!(
+            "{}; {}",
+            bring_back(name, &shards, &overview.nodes, true),
+            later(store, &shards, overview)
+        );
         found.push(Problem { level, ..warning("replicas_missing", name, text, cure) });
     }
     if store.vacant > 0 && store.changing.is_none() {
@@ -1030,6 +1054,7 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
              of each shard have to answer"
                 .to_owned();
         if may_be_given_up(overview) {
+            let thaw = thaw(overview);
             cure.push_str(&format!(
                 "; if one is lost for good, {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
                 operand(name, "")

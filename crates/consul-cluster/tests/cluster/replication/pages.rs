@@ -1,6 +1,6 @@
 //! The cost of a page of a replica for its storage.
 
-use crate::support::disk::Disk;
+use crate::disk::Disk;
 use bytes::Bytes;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;

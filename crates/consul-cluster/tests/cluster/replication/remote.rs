@@ -5,11 +5,12 @@ use crate::data_plane::world::{self, Node, World};
 use crate::support::{AT_ONCE, PATIENCE};
 use bytes::Bytes;
 use consul_api::error::Kind;
+use consul_api::request::Defaults;
+use consul_client::{Client, Settings};
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey};
 use consul_cluster::stores::remote::{Background, Remote, service, service_name};
-use consul_config::connect::connect;
-use consul_config::{Config, Simulate};
+use consul_process::clock::SystemClock;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
 use consul_replication::map::{Change, ChangeKind, Disk, Entry, Place, Slot};
@@ -20,6 +21,7 @@ use consul_replication::record::{HybridTime, Range, Record, Version};
 use consul_replication::rules::Rules;
 use consul_replication::storage::{Memory, PAGE_BYTES, Storage as _};
 use consul_replication::transfer::Transfer;
+use consul_sim::SimTransport;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,8 +93,10 @@ fn router(world: &World, entry: &Entry) -> Router {
     world.settle();
     let entries = Arc::new(Entries::default());
     entries.learn(None, 0, entry);
-    let simulated = Simulate::Named("remote".to_owned());
-    let client = connect(&Config { simulate: simulated, ..Config::default() }).expect("a client");
+    let transport = SimTransport::new(Arc::clone(&world.simulated.agent), "simulated");
+    let settings = Settings { timeout: PATIENCE, retry_count: 0, defaults: Defaults::default() };
+    let (system, rng) = (Arc::new(SystemClock::new()), fastrand::Rng::with_seed(1));
+    let client = Client::new(vec![Arc::new(transport)], settings, system, rng);
     let runtime = Arc::new(Background::new(world.runtime.handle().clone(), Arc::new(client)));
     let (peers, clock, times) = (remote(&node), clock(), Arc::default());
     Router { entries, peers, runtime, clock, times, rules: Rules::default() }

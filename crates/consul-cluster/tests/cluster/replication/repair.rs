@@ -1,6 +1,6 @@
 //! The requests of a repair of a large shard.
 
-use crate::support::disk::Disk;
+use crate::disk::Disk;
 use bytes::Bytes;
 use consul_api::error::Error;
 use consul_process::clock::{BoxFuture, Clock as _, ManualClock};

@@ -19,8 +19,8 @@ mod set_back;
 mod told;
 mod unreached;
 
+use crate::disk::Disk;
 use crate::nodes::node;
-use crate::support::disk::Disk;
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};

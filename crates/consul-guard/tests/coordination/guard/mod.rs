@@ -5,10 +5,10 @@
 
 mod of_this_process;
 
+use crate::holder::{Holder, Orders, What, now_ns};
 use crate::support::PATIENCE;
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
-use crate::support::holder::{Holder, Orders, What, now_ns};
 use crate::support::program;
 use crate::support::proxy::{Network, Proxy};
 use crate::support::trials::Trials;
