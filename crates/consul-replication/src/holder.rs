@@ -44,6 +44,8 @@ pub struct Holder {
     progress: Progress,
     /// The shards that other nodes have compared with their own replicas.
     compared: Mutex<BTreeSet<u32>>,
+    /// The comparisons for the changes that it is the target for.
+    comparisons: Mutex<BTreeMap<u32, Comparisons>>,
     /// The shards whose replicas it is about to give up.
     giving_up: Mutex<BTreeSet<u32>>,
     /// The shards whose replicas it is to make again from the others.
@@ -52,6 +54,44 @@ pub struct Holder {
     horizons: Mutex<BTreeMap<u32, Version>>,
     rules: Rules,
     step_time: Duration,
+}
+
+/// The comparisons for a change. An attempt that fails makes the same ones again, which is no progress.
+#[derive(Default)]
+struct Comparisons {
+    /// The epoch that planned the change.
+    since: u64,
+    /// How many comparisons with each source the present attempt has begun.
+    begun: BTreeMap<NodeId, usize>,
+    /// How far the comparison of this number with a source has come in any attempt, in records.
+    farthest: BTreeMap<(NodeId, usize), u64>,
+}
+
+/// A comparison for a copy, which may store nothing.
+pub(super) struct CountedComparison<'a> {
+    holder: &'a Holder,
+    shard: u32,
+    of: (NodeId, usize),
+    compared: u64,
+}
+
+impl CountedComparison<'_> {
+    /// Notes that this many records, or a part without any, were compared.
+    pub(super) fn compared(&mut self, records: usize) {
+        self.compared += records.max(1) as u64;
+        let mut comparisons = lock(&self.holder.comparisons);
+        let farthest = &mut comparisons.entry(self.shard).or_default().farthest;
+        let farthest = farthest.entry(self.of.clone()).or_default();
+        let new = self.compared.saturating_sub(*farthest);
+        *farthest += new;
+        self.holder.taken.fetch_add(new, Ordering::Relaxed);
+    }
+
+    /// Notes that all were. Records that come later are no progress.
+    pub(super) fn ends(self) {
+        let mut comparisons = lock(&self.holder.comparisons);
+        comparisons.entry(self.shard).or_default().farthest.insert(self.of, u64::MAX);
+    }
 }
 
 impl fmt::Debug for Holder {
@@ -70,7 +110,7 @@ impl Holder {
         rules: Rules,
     ) -> Self {
         let (store, shards, taken, is_closed) = Default::default();
-        let (progress, compared, giving_up, to_remake, horizons) = Default::default();
+        let (progress, compared, comparisons, giving_up, to_remake, horizons) = Default::default();
         Holder {
             node,
             disk,
@@ -82,6 +122,7 @@ impl Holder {
             is_closed,
             progress,
             compared,
+            comparisons,
             giving_up,
             to_remake,
             horizons,
@@ -714,12 +755,25 @@ impl Holder {
         }
     }
 
-    /// Notes that this many records, or a part without any, were compared for a copy, which may store nothing.
-    pub(super) fn compared_for_copy(&self, records: usize) {
-        self.taken.fetch_add(records.max(1) as u64, Ordering::Relaxed);
+    /// Begins the attempts of a change again: its comparisons with each source are counted from the first one on.
+    pub(super) fn begin_attempt(&self, shard: u32, since: u64) {
+        let mut comparisons = lock(&self.comparisons);
+        let of_shard = comparisons.entry(shard).or_default();
+        if of_shard.since != since {
+            *of_shard = Comparisons { since, ..Comparisons::default() };
+        }
+        of_shard.begun.clear();
     }
 
-    /// The number of records that were copied to this node, or compared for a copy, since its start.
+    /// Begins a comparison with a source for a copy.
+    pub(super) fn begin_comparison(&self, shard: u32, source: &NodeId) -> CountedComparison<'_> {
+        let mut comparisons = lock(&self.comparisons);
+        let begun = comparisons.entry(shard).or_default().begun.entry(source.clone()).or_default();
+        *begun += 1;
+        CountedComparison { holder: self, shard, of: (source.clone(), *begun), compared: 0 }
+    }
+
+    /// The number of records that were copied to this node, or compared for a copy for the first time, since its start.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }

@@ -297,6 +297,8 @@ impl<'a> Plan<'a> {
                 failover(&change.to)
             }
             ChangeKind::Move if is_out || is_stuck || self.is_remade(shard, slot) => cancelled,
+            // A replica that is lost is made before another one moves: the move may wait for it, and have its only target.
+            ChangeKind::Move if self.planner.may_plan && self.lacks(entry) => cancelled,
             ChangeKind::Failover
                 if self.has_returned(shard, slot, change)
                     && !self.is_spared(shard, slot, entry) =>
@@ -324,6 +326,11 @@ impl<'a> Plan<'a> {
     /// Whether a node is not to get a replica: it is not there, or is to have none.
     fn is_out(&self, id: &str) -> bool {
         self.member(id).is_none_or(|it| it.presence != Presence::Live || it.weight == 0.0)
+    }
+
+    /// Whether a replica of a shard is gone, and nobody makes it.
+    fn lacks(&self, entry: &Entry) -> bool {
+        entry.slots.iter().any(|slot| slot.change.is_none() && self.is_gone(slot))
     }
 
     fn is_gone(&self, slot: &Slot) -> bool {
@@ -540,14 +547,18 @@ impl<'a> Plan<'a> {
                 && entry.slots.iter().all(|slot| slot.change.is_none());
             // A node that is named anywhere in the entry cannot be a new target.
             added.retain(|node| !entry.names(node));
-            for number in 0..entry.slots.len() {
-                if added.is_empty() {
-                    break;
+            for first in [ChangeKind::Failover, ChangeKind::Move] {
+                for number in 0..entry.slots.len() {
+                    if added.is_empty() {
+                        break;
+                    }
+                    let kind = self.change_of((shard as u32, number), entry, &is_placed, may_move);
+                    if kind != Some(first) || !self.may_begin() {
+                        continue;
+                    }
+                    may_move &= first != ChangeKind::Move;
+                    entry.slots[number].change = Some(Change::new(first, added.remove(0), version));
                 }
-                let kind = self.change_of((shard as u32, number), entry, &is_placed, may_move);
-                let Some(kind) = kind.filter(|_| self.may_begin()) else { continue };
-                may_move &= kind != ChangeKind::Move;
-                entry.slots[number].change = Some(Change::new(kind, added.remove(0), version));
             }
         }
     }

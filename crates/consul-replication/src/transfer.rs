@@ -70,6 +70,7 @@ impl Transfer {
         if work.is_done {
             return Ok(false);
         }
+        self.holder.begin_attempt(shard, work.since);
         match change.kind {
             ChangeKind::Move => self.follow(shard, entry, slot, work).await?,
             ChangeKind::Failover => self.fail_over(shard, entry, slot, change).await?,
@@ -414,10 +415,12 @@ impl Transfer {
         least: Version,
     ) -> Result<Version, Error> {
         let mut parts = self.compare(shard, entry, source).await;
+        let mut counted = self.holder.begin_comparison(shard, source);
         while let Some(difference) = self.next_difference(&mut parts).await? {
-            self.holder.compared_for_copy(difference.compared);
+            counted.compared(difference.compared);
             self.fetch_and_take(shard, entry, source, since, &difference.theirs, least).await?;
         }
+        counted.ends();
         Ok(parts.horizon)
     }
 
@@ -458,10 +461,11 @@ impl Transfer {
         // The removed records whose version at the source is older.
         let (mut removes, mut replaced) = (false, Vec::new());
         let mut parts = self.compare(shard, entry, source).await;
+        let mut counted = self.holder.begin_comparison(shard, source);
         while let Some(difference) = self.next_difference(&mut parts).await? {
             let Difference { theirs, ours, older, compared, .. } = difference;
             let horizon = parts.horizon;
-            self.holder.compared_for_copy(compared);
+            counted.compared(compared);
             self.fetch_and_take(shard, entry, source, since, &theirs, least).await?;
             let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
             while !rest.is_empty() {
@@ -475,6 +479,7 @@ impl Transfer {
                 replaced.extend(ids.filter(|id| older.contains(id)));
             }
         }
+        counted.ends();
         if removes {
             self.holder.purge_removed(shard, since, parts.horizon).await?;
             let least = Version::default();

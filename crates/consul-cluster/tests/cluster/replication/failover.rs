@@ -378,6 +378,33 @@ fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
     assert_eq!(net.ids("x", &entry), ["and of c", "of all"]);
 }
 
+/// The leader ends a change without progress, and what its target compares again and again is none.
+#[test]
+fn attempts_that_fail_at_the_same_place_are_no_progress() {
+    let (net, mut entry) = Net::of_three("before");
+    let target = net.start("e", 5);
+    entry.epoch = 2;
+    entry.slots[1].change = change(ChangeKind::Move, "e", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    net.set_silent("c", true);
+    now(target.pursue(0)).expect_err("one of the others is away");
+    let first = target.holder.taken();
+    assert!(first > 1, "the record, and its comparison");
+    for _ in 0..5 {
+        now(target.pursue(0)).expect_err("one of the others is away");
+    }
+    assert_eq!(target.holder.taken(), first);
+    // A record that is written meanwhile is copied, which counts; that there is one more to compare does not.
+    assert!(net.stores("b", &entry, &[record("meanwhile")]));
+    now(target.pursue(0)).expect_err("one of the others is away");
+    now(target.pursue(0)).expect_err("one of the others is away");
+    assert_eq!(target.holder.taken(), first + 1);
+    // After the seal it compares once more, and that counts.
+    net.set_silent("c", false);
+    assert!(now(target.pursue(0)).expect("all answer"));
+    assert!(target.holder.taken() > first + 1);
+}
+
 /// The target has all that its source acknowledges until it is sealed.
 #[test]
 fn a_move_has_what_was_written_until_the_seal() {

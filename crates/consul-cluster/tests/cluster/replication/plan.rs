@@ -1,6 +1,6 @@
 //! The leader's plans.
 
-use consul_replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
+use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
 use consul_replication::plan::{Accepted, MAX_CHANGES, Map, Member, Planner, Presence};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::rules::Rules;
@@ -23,6 +23,10 @@ fn members(count: u64) -> Vec<Member> {
         report: Report::default(),
     };
     (1..=count).map(member).collect()
+}
+
+fn place_of(member: &Member) -> Place {
+    Place { node: member.id.clone(), disk: member.disk, is_first: true }
 }
 
 fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -> Map {
@@ -409,5 +413,32 @@ fn a_replica_that_is_to_be_made_again_is_removed_first() {
         }
         assert!(map.shards[0].has(wanted) || map.shards[0].slots.len() == 2, "{map:?}");
         assert!(!map.shards[0].names(&members[remade].id), "{map:?}");
+    }
+}
+
+/// A move waits for the other replicas, and may have the only node that could get the lost one.
+#[test]
+fn a_replica_that_is_gone_is_made_before_another_one_moves() {
+    for count in [4, 5] {
+        for weight in [1.0, 0.0] {
+            for order in 0..3 {
+                let mut members = members(count);
+                (members[0].presence, members[3].weight) = (Presence::Gone, weight);
+                let mut slots = [0, 3, 2].map(|at| Slot::of(place_of(&members[at]))).to_vec();
+                slots[1].change = Some(Change::new(ChangeKind::Move, "n2".into(), 1));
+                slots.rotate_left(order);
+                let shards = vec![Entry::new(1, slots)];
+                let map = next(&Map { version: 1, shards }, &members, &[], &[]);
+                let case = format!("{count} nodes, weight {weight}, {order}: {map:?}");
+                let lost = map.shards[0].slots.iter().find(|slot| slot.names("n1"));
+                let change = lost.and_then(|slot| slot.change.as_ref()).expect(&case);
+                assert_eq!(change.kind, ChangeKind::Failover, "{case}");
+                let targets: BTreeSet<_> = changes(&map).iter().map(|it| it.to.clone()).collect();
+                assert_eq!(targets.len(), changes(&map).len(), "{case}");
+                // That stays so.
+                let later = next(&map, &members, &[], &[]);
+                assert!(changes(&later).iter().any(|it| it.since == change.since), "{case}");
+            }
+        }
     }
 }

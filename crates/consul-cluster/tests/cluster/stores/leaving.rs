@@ -1,6 +1,7 @@
 //! Nodes that leave, one after the other.
 
 use super::*;
+use consul_cluster::Mode;
 
 /// The next leader knows nothing of its own about the node that has left.
 #[test]
@@ -37,4 +38,27 @@ fn a_node_leaves_after_another_one_and_a_new_process_of_the_leader() {
     let stay = &nodes[others[2]];
     cases.wait_until(60, || stay.is_settled(3) && stay.holders().len() == 3);
     cases.has(stay, "before");
+}
+
+/// The moves of a drain wait for the replicas of the node that died, whose places only their targets can get.
+#[test]
+fn a_node_that_dies_is_replaced_although_another_one_was_about_to_be_drained() {
+    for (count, is_drained) in [(4, false), (5, false), (5, true)] {
+        let (cases, nodes) = Cases::filled(count);
+        cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == count);
+        cases.kill(&nodes[0]);
+        let mode = |mode| {
+            cases.world.run(nodes[1].cluster.set_mode("n4", mode)).expect("the right to do so");
+        };
+        mode(Mode::Draining);
+        cases.world.wait(Duration::from_secs(30));
+        if !is_drained {
+            mode(Mode::Active);
+        }
+        cases.wait_until(400, || {
+            let held = nodes[1].holders();
+            nodes[1].is_settled(3) && !held.contains("n1") && !(is_drained && held.contains("n4"))
+        });
+        cases.has(&nodes[1], "before");
+    }
 }

@@ -591,10 +591,13 @@ impl Lab {
         self.scrapes += 1;
     }
 
-    /// Nodes call each other all the time.
+    /// Nodes call each other all the time, but not those that they know to be down: the counters are those of the process, and
+    /// another node may not know that.
     fn call_each_other(&self) {
         let calls = self.nodes.iter().flat_map(|(from, node)| {
-            let others = self.nodes.keys().filter(move |id| *id != from);
+            let known = node.cluster.snapshot();
+            let is_live = move |id: &str| known.nodes.get(id).is_some_and(|it| it.is_live);
+            let others = self.nodes.keys().filter(move |id| *id != from && is_live(id));
             others.map(|id| node.plane.check_key(id))
         });
         self.sockets.block_on(futures_util::future::join_all(calls.collect::<Vec<_>>()));
