@@ -54,7 +54,8 @@ const PROMETHEUS: &str = "10.77.0.31:9090";
 const OUTAGES: &[(&str, &str)] = &[
     (
         "A lost quorum of Consul",
-        "ClusterHasNoLeader ClusterLeaderSuspended ClusterNodesOutOfTouch ConsulCallsFail ConsulWatchFails",
+        // The leader's session ends if it was made through a server that is lost.
+        "ClusterHasNoLeader ClusterLeaderSuspended ClusterNodesOutOfTouch ConsulCallsFail ConsulWatchFails LockLost",
     ),
     ("Going back to a backup of the records", "ClusterIsGone"),
 ];
