@@ -56,7 +56,7 @@ pub struct Holder {
     step_time: Duration,
 }
 
-/// The comparisons for a change. An attempt that fails makes the same ones again, which is no progress.
+/// The comparisons for a change. An attempt that fails makes them again, which brings it no farther.
 #[derive(Default)]
 struct Comparisons {
     /// The epoch that planned the change.
@@ -87,7 +87,7 @@ impl CountedComparison<'_> {
         self.holder.taken.fetch_add(new, Ordering::Relaxed);
     }
 
-    /// Notes that all were. Records that come later are no progress.
+    /// Notes that all were. Records that come later do not count as progress.
     pub(super) fn ends(self) {
         let mut comparisons = lock(&self.holder.comparisons);
         comparisons.entry(self.shard).or_default().farthest.insert(self.of, u64::MAX);

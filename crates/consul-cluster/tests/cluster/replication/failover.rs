@@ -378,7 +378,7 @@ fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
     assert_eq!(net.ids("x", &entry), ["and of c", "of all"]);
 }
 
-/// The leader ends a change without progress, and what its target compares again and again is none.
+/// The leader ends a change without progress; a target that compares the same again makes none.
 #[test]
 fn attempts_that_fail_at_the_same_place_are_no_progress() {
     let (net, mut entry) = Net::of_three("before");
