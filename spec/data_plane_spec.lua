@@ -267,7 +267,7 @@ describe("calls between nodes", function()
         support.sleep_ms(5)
       end
     end)
-    -- On a busy machine the timeout can be over before the handler is called, or nobody looks at the clock before it ends.
+    -- On a busy machine the timeout can be over before the handler begins, or nobody looks at the clock before it ends.
     support.eventually(function()
       called = false
       local success, message, err = one:call("n1", "late", nil, { timeout_ms = 50 })

@@ -591,7 +591,7 @@ impl Lab {
         self.scrapes += 1;
     }
 
-    /// Nodes call each other all the time, but not those that they know to be down: the counters are those of the process, and
+    /// Nodes call each other all the time, but not the nodes that they know to be down: the counters are of the process, and
     /// another node may not know that.
     fn call_each_other(&self) {
         let calls = self.nodes.iter().flat_map(|(from, node)| {
