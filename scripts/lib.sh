@@ -154,7 +154,12 @@ watch() {
         size=$(stat -c %s "$log")
         threads=$(threads_of "$1")
         [ "$size" = "$before" ] || seen=
-        if grep -q ' [RD] ' <<<"$threads"; then seen+=w; else seen+=i; fi
+        # Whatever has cargo's lock is at work, or is ended itself.
+        if grep -q ' [RD] ' <<<"$threads" || tail -n 1 "$log" | grep -q '^ *Blocking waiting for file lock'; then
+            seen+=w
+        else
+            seen+=i
+        fi
         [ ${#seen} -ge "$looks" ] || continue
         seen=${seen: -looks}
         [ "$(tr -d i <<<"$seen" | wc -m)" -le $((looks_at_work + 1)) ] || continue

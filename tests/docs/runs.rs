@@ -50,6 +50,19 @@ fn a_command_that_prints_goes_on() {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// Another command of the same run builds for longer than that on a busy machine, and is watched itself.
+#[test]
+fn a_command_that_waits_for_the_lock_of_cargo_goes_on() {
+    let blocked = "echo '    Blocking waiting for file lock on artifact directory'";
+    let by_far = 4 * LIMIT;
+    let output = run(&format!("{blocked}; sleep {by_far}; echo done"));
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output).ends_with("done\n"), "{output:?}");
+    // It has the lock, and hangs.
+    let output = run(&format!("{blocked}; echo goes on; sleep 100000"));
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+}
+
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
