@@ -177,14 +177,8 @@ impl Agent {
             let message = format!("{endpoint}: a simulated fault closed the connection");
             Error::new(Kind::Connect, message).with_endpoint(endpoint).retryable()
         };
-        match effect {
-            Effect::Delivered => {
-                let answer = self.handle(request).await;
-                if self.is_cut_off(client) {
-                    std::future::pending::<()>().await;
-                }
-                Ok(answer)
-            }
+        let answer = match effect {
+            Effect::Delivered => Ok(self.handle(request).await),
             Effect::Lost => Err(broken()),
             Effect::AnswerLost => {
                 self.handle(request).await;
@@ -194,7 +188,11 @@ impl Agent {
             Effect::Answered(status) => Ok(text(status, said(status))),
             Effect::NoLeader => Ok(self.handle_leaderless(request).await),
             Effect::Isolated(frozen) => Ok(self.handle_isolated(&frozen, request).await),
+        };
+        if self.is_cut_off(client) {
+            std::future::pending::<()>().await;
         }
+        answer
     }
 
     /// Whether the answers to a client are lost, also those to requests that came before.
@@ -374,17 +372,37 @@ mod tests {
     /// Else a blocking query would tell through it that the checks of those that are cut off have failed.
     #[test]
     fn a_partition_answers_no_request_that_came_before_either() {
-        let world = world(Fault::default());
-        let transport = SimTransport::new(Arc::clone(&world.agent), "sim");
-        let path = format!("kv/a?wait=1m&index={}", world.get("kv/a").index());
-        let mut waits = transport.send(World::request(Method::GET, &path, ""));
-        assert!((&mut waits).now_or_never().is_none());
-        world.agent.add_fault(Fault { partition: true, ..Fault::default() });
-        world.put("kv/a", "v");
-        assert!((&mut waits).now_or_never().is_none());
-        world.agent.clear_faults();
-        assert!((&mut waits).now_or_never().is_none(), "it is lost");
-        assert!(send(&world, "", "kv/a").is_some());
+        let status = Some(StatusCode::SERVICE_UNAVAILABLE);
+        for fault in [
+            Fault::default(),
+            Fault { latency: Duration::from_secs(3), ..Fault::default() },
+            Fault { latency: Duration::from_secs(3), drop_before: 1.0, ..Fault::default() },
+            Fault { latency: Duration::from_secs(3), drop_after: 1.0, ..Fault::default() },
+            Fault {
+                latency: Duration::from_secs(3),
+                status,
+                status_chance: 1.0,
+                ..Fault::default()
+            },
+            Fault { no_leader: true, ..Fault::default() },
+            Fault { isolated_leader: true, ..Fault::default() },
+        ] {
+            let world = world(Fault::default());
+            let transport = SimTransport::new(Arc::clone(&world.agent), "sim");
+            let path = format!("kv/a?wait=1m&index={}", world.get("kv/a").index());
+            world.agent.add_fault(fault.clone());
+            let mut waits = transport.send(World::request(Method::GET, &path, ""));
+            assert!((&mut waits).now_or_never().is_none(), "{fault:?}");
+            world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+            world.put("kv/a", "v");
+            for _ in 0..50 {
+                assert!((&mut waits).now_or_never().is_none(), "{fault:?}");
+                world.clock.advance_to_next();
+            }
+            world.agent.clear_faults();
+            assert!((&mut waits).now_or_never().is_none(), "it is lost: {fault:?}");
+            assert!(send(&world, "", "kv/a").is_some());
+        }
     }
 
     #[test]

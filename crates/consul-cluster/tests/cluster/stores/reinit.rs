@@ -44,6 +44,19 @@ impl Cases {
         }
     }
 
+    fn pause(&self, at: &Process) {
+        self.world.run(at.cluster.pause_moves(None, "ada", "")).expect("the right to do so");
+    }
+
+    fn resume(&self, at: &Process) {
+        self.world.run(at.cluster.resume_moves(None)).expect("the right to do so");
+    }
+
+    /// Waits until a node has no replica to finish, and begins none since moves are paused.
+    fn wait_until_paused(&self, node: &str) {
+        self.wait_until(60, || self.told(node).is_some_and(|it| it.waits_for.contains("paused")));
+    }
+
     /// The same from a Consul that may have lost all it knew.
     fn wait_until_told_made(&self, node: &str) {
         let told = || self.find(node).ok().and_then(|mut of| of.remove("points")?.remaking);
@@ -221,11 +234,10 @@ fn nothing_is_given_up_while_another_replica_is_not_sure() {
     cases.is_refused("n1", "gets a replica of shard");
     set("n1", Mode::Active);
     cases.wait_until(120, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
-    let leader = &nodes[0].cluster;
-    cases.world.run(leader.pause_moves(None, "ada", "")).expect("the right to do so");
+    cases.pause(&nodes[0]);
     cases.world.wait(Duration::from_secs(1));
     cases.is_refused("n1", "moves are paused by ada: `consul-ha resume`");
-    cases.world.run(leader.resume_moves(None)).expect("the right to do so");
+    cases.resume(&nodes[0]);
     nodes[1].disk.is_full.store(true, Relaxed);
     cases.fill(&nodes[0], "full");
     cases.world.wait(Duration::from_secs(2));
@@ -433,13 +445,12 @@ fn an_order_waits_while_moves_are_paused() {
     cases.wait_until(30, || nodes[0].is_settled(3));
     cases.order("n3");
     cases.wait_until(30, || missing(&nodes[0]).1 == 1);
-    let leader = &nodes[0].cluster;
-    cases.world.run(leader.pause_moves(None, "ada", "")).expect("the right to do so");
+    cases.pause(&nodes[0]);
     cases.world.wait(Duration::from_secs(25));
     let waits = cases.remaking("n3").expect("an order");
     assert!(waits.left > 0 && waits.waits_for.contains("paused by ada"), "{waits:?}");
     assert!(nodes[0].is_settled(3));
-    cases.world.run(leader.resume_moves(None)).expect("the right to do so");
+    cases.resume(&nodes[0]);
     cases.wait_until_made("n3");
 }
 
@@ -645,11 +656,8 @@ fn nothing_wrong_is_copied_when_other_replicas_are_made_meanwhile() {
             cases.wait_until(30, || cases.told("n3").is_some());
             cases.world.wait(Duration::from_millis(900 * moment));
             // The numbers bear no lost replica beside a replica that is given up.
-            let pause = nodes[1].cluster.pause_moves(None, "ada", "");
-            cases.world.run(pause).expect("the right to do so");
-            cases.wait_until(60, || {
-                cases.told("n3").is_some_and(|it| it.waits_for.contains("paused"))
-            });
+            cases.pause(&nodes[1]);
+            cases.wait_until_paused("n3");
             let mut replicas = 3;
             match what {
                 "one replica more" => {
@@ -669,7 +677,7 @@ fn nothing_wrong_is_copied_when_other_replicas_are_made_meanwhile() {
                 }
             }
             let is_made = || cases.told("n3").is_some_and(|it| it.left == 0);
-            cases.world.run(nodes[1].cluster.resume_moves(None)).expect("the right to do so");
+            cases.resume(&nodes[1]);
             cases.wait_until(900, || is_made() && nodes[1].is_settled(replicas));
             cases.world.wait(Duration::from_secs(20));
             let there = nodes.iter().skip(usize::from(what.contains("gone")));
@@ -710,15 +718,14 @@ fn a_drain_ends_whatever_comes_between() {
                     nodes[at] = cases.start(&format!("n{}", at + 1), &nodes[at].disk);
                 }
                 "a pause" => {
-                    let cluster = &nodes[1].cluster;
-                    cases.world.run(cluster.pause_moves(None, "ada", "")).expect("the right");
+                    cases.pause(&nodes[1]);
                     cases.world.wait(Duration::from_secs(25));
                     let told = cases.told("n3").expect("an order");
                     assert!(
                         told.left == 0 || told.waits_for.contains("paused"),
                         "{case}: {told:?}"
                     );
-                    cases.world.run(cluster.resume_moves(None)).expect("the right to do so");
+                    cases.resume(&nodes[1]);
                 }
                 "--off" => {
                     let found = cases.find("n3").expect("an answer");
@@ -819,8 +826,7 @@ fn an_order_that_waits_asks_consul_seldom_why() {
                 nodes[0].disk.is_full.store(true, Relaxed);
             }
             false => {
-                let pause = nodes[1].cluster.pause_moves(None, "ada", "");
-                cases.world.run(pause).expect("the right to do so");
+                cases.pause(&nodes[1]);
             }
         }
         let waits = || cases.remaking("n3").is_some_and(|it| !it.waits_for.is_empty());
@@ -831,7 +837,7 @@ fn an_order_that_waits_asks_consul_seldom_why() {
         let asked = lists.load(Relaxed) - before;
         assert!((1..=15).contains(&asked), "given up {is_given_up}: {asked} lists in a minute");
         nodes[0].disk.is_full.store(false, Relaxed);
-        cases.world.run(nodes[1].cluster.resume_moves(None)).expect("the right to do so");
+        cases.resume(&nodes[1]);
         cases.wait_until_made("n3");
     }
 }
@@ -842,10 +848,9 @@ fn no_read_copies_what_is_wrong() {
     for data in [WRONG, "a wrong one that is less"] {
         let (cases, nodes) = Cases::filled(3);
         cases.wait_until(30, || nodes[0].is_settled(3));
-        let pause = nodes[0].cluster.pause_moves(None, "ada", "");
         cases.spoil_with(&nodes[2].disk, data);
         cases.order("n3");
-        cases.world.run(pause).expect("the right to do so");
+        cases.pause(&nodes[0]);
         for _ in 0..3 {
             for node in &nodes {
                 for number in 0..40 {
@@ -853,7 +858,7 @@ fn no_read_copies_what_is_wrong() {
                 }
             }
         }
-        cases.world.run(nodes[0].cluster.resume_moves(None)).expect("the right to do so");
+        cases.resume(&nodes[0]);
         cases.wait_until_made("n3");
         for node in &nodes {
             let case = &node.cluster.options().node_id;
@@ -870,9 +875,8 @@ fn an_order_is_known_from_the_start_on() {
     cases.wait_until(30, || nodes[0].is_settled(3));
     cases.order("n3");
     cases.wait_until(30, || cases.told("n3").is_some_and(|it| it.left > 0));
-    let pause = nodes[0].cluster.pause_moves(None, "ada", "");
-    cases.world.run(pause).expect("the right to do so");
-    cases.wait_until(60, || cases.told("n3").is_some_and(|it| it.waits_for.contains("paused")));
+    cases.pause(&nodes[0]);
+    cases.wait_until_paused("n3");
     let left = cases.told("n3").expect("an order").to_remake;
     cases.kill(&nodes[2]);
     nodes[2] = cases.start("n3", &nodes[2].disk);
