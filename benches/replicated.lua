@@ -226,10 +226,10 @@ end
 
 -- Waits until the third replica has answered `name`.
 local function ask_third(name, argument)
-  local answer
+  local success, answer
   support.wait_for("n3, which answers", function()
-    answer = cluster:call("n3", name, argument, { timeout_ms = 20000 })
-    return answer
+    success, answer = cluster:call("n3", name, argument, { timeout_ms = 20000 })
+    return success
   end, function()
     cluster:poll(100)
   end)
