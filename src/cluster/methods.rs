@@ -396,7 +396,9 @@ fn next_event(call: &Call<ClusterNode>, limit: Option<Duration>) -> native::Resu
         Event::Suspended | Event::Resumed => LuaValue::Nil,
         Event::Frozen(ids) if ids.is_empty() => LuaValue::Nil,
         Event::Frozen(ids) => lua.create_sequence_from(ids)?.into_lua(lua)?,
-        Event::StoreChanges(what) | Event::StoreChanged(what) => what.into_lua(lua)?,
+        Event::StoreChanges(what) | Event::StoreChanged(what) | Event::DiskInDoubt(what) => {
+            what.into_lua(lua)?
+        }
         Event::Stopped(why) => why.into_lua(lua)?,
     };
     Ok(Returned::Pair(name, detail))

@@ -248,7 +248,7 @@ impl Cluster {
         let own = self.options.member_id();
         let is_own = match &event {
             Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => Some(id.as_str()) == own,
-            Event::Suspended | Event::Resumed | Event::Stopped(_) => true,
+            Event::Suspended | Event::Resumed | Event::DiskInDoubt(_) | Event::Stopped(_) => true,
             _ => false,
         };
         let is_new = is_own || self.has_looked();

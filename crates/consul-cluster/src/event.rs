@@ -33,6 +33,8 @@ pub enum Event {
     StoreChanges(String),
     /// A store has other numbers of replicas: its name, and what they are.
     StoreChanged(String),
+    /// This node has opened the disk of a store that may lack records: the store's name, and why.
+    DiskInDoubt(String),
     /// This node has stopped for this reason. It is the last event.
     Stopped(String),
 }
@@ -51,6 +53,7 @@ impl Event {
             Event::Frozen(_) => "frozen",
             Event::StoreChanges(_) => "store_changes",
             Event::StoreChanged(_) => "store_changed",
+            Event::DiskInDoubt(_) => "disk_in_doubt",
             Event::Stopped(_) => "stopped",
         }
     }
@@ -63,7 +66,9 @@ impl Event {
             Event::ShardsChanged(epoch) => epoch.to_string(),
             Event::Suspended | Event::Resumed => String::new(),
             Event::Frozen(ids) => ids.join(", "),
-            Event::StoreChanges(what) | Event::StoreChanged(what) => what.clone(),
+            Event::StoreChanges(what) | Event::StoreChanged(what) | Event::DiskInDoubt(what) => {
+                what.clone()
+            }
             Event::Stopped(why) => why.clone(),
         }
     }

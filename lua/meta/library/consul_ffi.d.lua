@@ -749,13 +749,13 @@ function ConsulHACluster:forget_store(store) end
 function ConsulHACluster:reinit(node_id, store, shards) end
 
 ---The next event, without waiting.
----@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there is none
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"disk_in_doubt"|"stopped"|nil event nil if there is none
 ---@return any detail see the table of events
 function ConsulHACluster:poll_event() end
 
 ---Waits for the next event.
 ---@param timeout_ms? number the longest wait, in milliseconds; default: until there is an event, or the node is stopped
----@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there was none
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"disk_in_doubt"|"stopped"|nil event nil if there was none
 ---@return any detail see the table of events
 function ConsulHACluster:next_event(timeout_ms) end
 

@@ -5,6 +5,7 @@ use super::disk::DiskMark;
 use super::document::{FORMAT, MemberRecord, Opening, Remaking, StoreMap};
 use super::reinit::Order;
 use super::{Store, Survives, Watched, is_live, member_key};
+use crate::event::Event;
 use crate::keys;
 use crate::pauses::PAUSE;
 use consul_api::api::kv;
@@ -219,6 +220,7 @@ impl Member {
                 },
             );
             store.numbers.doubted.add_one();
+            cluster.emit(Event::DiskInDoubt(format!("{name}: {why}")));
             tracing::warn!(
                 store = name, %disk,
                 "{why}: it may lack records, does not count before it has those of others, and keeps what it has"

@@ -70,6 +70,12 @@ impl Machines {
         self.disks.iter().for_each(|disk| self.reboot(disk));
     }
 
+    /// The events about disks in doubt that a node has for its program.
+    fn doubts(node: &Process) -> Vec<String> {
+        let events = std::iter::from_fn(|| node.cluster.poll_event());
+        events.filter(|it| it.name() == "disk_in_doubt").map(|it| it.detail()).collect()
+    }
+
     fn count(disk: &Disk) -> usize {
         disk.records(SHARDS).len()
     }
@@ -216,6 +222,11 @@ fn machines_that_are_restarted_one_after_another_keep_their_records() {
         machines.is_whole(&[0, 1, 2]);
         machines.disks.iter().for_each(|disk| assert!(Machines::count(disk) >= 40));
         machines.all_have("before");
+        let restarted = "points: the machine was restarted, which the storage does not survive";
+        for (at, node) in machines.nodes.iter().enumerate() {
+            let expected: &[&str] = if at == number { &[restarted] } else { &[] };
+            assert_eq!(Machines::doubts(node), expected, "n{}", at + 1);
+        }
     }
 }
 
@@ -372,6 +383,12 @@ fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
                 machines.accept_all();
             }
             machines.is_whole(&[0, 1, 2]);
+            for (number, node) in machines.nodes.iter().enumerate().filter(|_| !is_wiped) {
+                let is_old = old.contains(&number);
+                let doubts = Machines::doubts(node);
+                assert_eq!(doubts.len(), usize::from(is_old || are_restarted), "{doubts:?}");
+                assert_eq!(doubts.iter().any(|it| it.ends_with("old copy")), is_old, "{doubts:?}");
+            }
             machines.all_have("before");
             if !is_away {
                 machines.all_have("after");
@@ -449,6 +466,10 @@ fn a_storage_that_was_flushed_by_a_stop_survives_a_restart_of_the_machine() {
             epochs(&machines.nodes[0]).iter().any(|holders| holders.len() < 3)
         });
         assert_eq!(was_in_doubt, !flushes);
+        machines
+            .nodes
+            .iter()
+            .for_each(|it| assert_eq!(Machines::doubts(it).len(), usize::from(!flushes)));
         machines.is_whole(&[0, 1, 2]);
         machines.all_have("before");
     }
