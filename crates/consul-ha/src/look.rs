@@ -139,12 +139,13 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
     if !overview.stores.is_empty() {
         text.push_str(&format!("\n\n{}", stores(&overview.stores)));
     }
-    for why in &overview.unread_stores {
+    let unread = Vec::from_iter(overview.unread_stores.iter().map(|it| &it.why));
+    for why in &unread {
         text.push_str(&format!("\n\nnot all stores are known: {why}"));
     }
     let json = json!({
         "map": overview.map, "listed": listed, "stores": overview.stores,
-        "unread_stores": overview.unread_stores, "age_ms": overview.age_ms,
+        "unread_stores": unread, "age_ms": overview.age_ms,
     });
     Ok(Shown::well(text, json))
 }

@@ -780,7 +780,7 @@ mod tests {
             endpoints: vec![endpoint],
             copies: Vec::new(),
             stores: Some(vec!["points".to_owned()]),
-            faults: vec![StoreFault { store: "points".to_owned(), functions, why }],
+            faults: vec![StoreFault { functions, why, ..StoreFault::default() }],
             lacking: Some("a".to_owned()),
             no_rights: Some("b".to_owned()),
             no_history: Some("c".to_owned()),
