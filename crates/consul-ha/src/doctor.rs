@@ -496,10 +496,13 @@ mod tests {
             "maps/points",
             "members/points/nodes/n1",
             "waiting/points",
+            "forgotten/points",
+            HISTORY,
         ] {
             assert!(is_of_shards(own), "{own}");
         }
-        for other in ["", "notes", "maps", "waiting", "mapping/x", "epoch/x"] {
+        for other in ["", "notes", "maps", "waiting", "forgotten", "mapping/x", "epoch/x", "map/x"]
+        {
             assert!(!is_of_shards(other), "{other}");
         }
     }
@@ -507,5 +510,19 @@ mod tests {
     #[test]
     fn durations_of_go_are_seconds() {
         assert_eq!(["5s", "1500ms", "1m5s", ""].map(seconds), [Some(5.0), Some(1.5), None, None]);
+    }
+    #[test]
+    fn an_instance_tells_by_a_check_of_its_own_whether_its_process_lives() {
+        let check = |service: &str| object([("ServiceID", service.into())]);
+        let instance = |checks: Vec<Value>| object([("Checks", Value::List(checks))]);
+        for (of, has) in [(&[][..], false), (&[""], false), (&["a"], true), (&["", "a"], true)] {
+            let checks = of.iter().map(|service| check(service)).collect();
+            assert_eq!(has_own_check(&instance(checks)), has, "{of:?}");
+        }
+        assert!(!has_own_check(&object([])), "no checks");
+    }
+
+    fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+        Value::Map(members.map(|(name, value)| (name.to_owned(), value)).to_vec())
     }
 }

@@ -349,7 +349,7 @@ fn store_overview(
         let done = done(shard, &on, (ChangeKind::Failover, entry));
         ShardRepairing { shard, on, done }
     });
-    let fails = |told: &Told| told.faults().any(|fault| fault.store == name);
+    let fails = |told: &Told| told.fault_of(name).is_some();
     let at_risk = |(shard, _): (u32, &Entry)| {
         let lacks =
             |told: &Told| told.copies_of(name).is_some_and(|it| it.lacking.contains(&shard));
