@@ -394,7 +394,13 @@ fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
         true => ": the leader does not count on its replicas of stores, and gives it no others",
         false => "",
     };
-    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}");
+    // The shard map counts it in, as any live node.
+    let calls = match node.primaries {
+        0 => String::new(),
+        _ if effect.is_empty() => String::new(),
+        count => format!("; calls about shards whose primary it is fail: {count}"),
+    };
+    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}{calls}");
     let cure = format!(
         "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
          one key in common"

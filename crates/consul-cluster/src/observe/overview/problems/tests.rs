@@ -1346,6 +1346,22 @@ fn an_endpoint_that_fails_for_all_is_said_once() {
     assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
 
+/// The map gives it shards as any live node.
+#[test]
+fn the_shards_of_a_node_with_another_key_are_told() {
+    for (is_refused, primaries, is_told) in
+        [(true, 0, false), (true, 3, true), (false, 3, false), (false, 0, false)]
+    {
+        let found = after(|it| {
+            (it.nodes[1].refuses_key, it.nodes[1].primaries) = (true, primaries);
+            it.nodes[1].is_refused_by_leader = is_refused;
+        });
+        let [problem] = &found[..] else { panic!("{found:?}") };
+        let words = "calls about shards whose primary it is fail: 3";
+        assert_eq!(problem.text.contains(words), is_told, "{problem:?}");
+    }
+}
+
 /// A node that refuses the only other one may be wrong itself.
 #[test]
 fn a_member_with_one_other_does_not_blame_itself() {
