@@ -88,7 +88,18 @@ mod tests {
         }
     }
 
-    /// A message that writes such a command itself would forget the quotes of some key.
+    /// The words of a command in a message for which an operator would have to write something else.
+    fn placeholders(line: &str) -> Vec<&str> {
+        let comment = line.trim_start().starts_with("//") || line.trim_start().starts_with("--");
+        let commands = line.split('`').skip(1).step_by(2).filter(|_| !comment);
+        let words = commands.flat_map(|it| it.split(|c: char| !c.is_alphanumeric()));
+        let stand_for_something =
+            ["NODE", "STORE", "SHARD", "KEY", "ID", "AGENT", "FILE", "NAME", "SESSION"];
+        words.filter(|it| stand_for_something.contains(it)).collect()
+    }
+
+    /// A message that writes such a command itself would forget the quotes of some key; and a program that knows
+    /// the name says it.
     #[test]
     fn no_message_has_a_command_about_a_key_of_its_own() {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -106,6 +117,9 @@ mod tests {
                     let own = "consul kv delete {";
                     let is_own = text.contains(own) && !path.ends_with("consul-api/src/shell.rs");
                     assert!(!is_own, "{}", path.display());
+                    for line in text.lines() {
+                        assert_eq!(placeholders(line), [""; 0], "{}: {line}", path.display());
+                    }
                     seen += 1;
                 }
             }

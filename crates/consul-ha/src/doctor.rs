@@ -13,7 +13,7 @@ use consul_cluster::HISTORY;
 use consul_cluster::has_no_raft_leader;
 use consul_cluster::nodes::is_of_operators;
 use consul_cluster::nodes::rights::{Right, lacking};
-use consul_cluster::shell::listed;
+use consul_cluster::shell::{kv_delete, listed, shell_word};
 use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -107,10 +107,9 @@ async fn examine(
     let values = view.cluster.foreign_values().await;
     let values = permitted(session, values, found).await?.unwrap_or_default();
     let cure = "find the program that has written it; the cluster leaves it alone";
-    // A problem of the leader may tell the same.
-    let is_told = |it: &&Error| found.iter().any(|found| found.text.contains(it.message()));
-    let values: Vec<&Error> = values.iter().filter(|it| !is_told(it)).collect();
-    found.extend(values.iter().map(|it| finding("foreign_value", it.message().to_owned(), cure)));
+    let is_told = |problem| view.overview.problems.iter().any(|it| it.problem == problem);
+    let values = values.into_iter().filter(|(problem, _)| !is_told(*problem));
+    found.extend(values.map(|(_, it)| finding("foreign_value", it.message().to_owned(), cure)));
     let services = left_over_services(session, &view).await;
     let services = permitted(session, services, found).await?;
     let sessions = left_over_sessions(session, &view, facts).await;
@@ -288,8 +287,12 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
         "keys below the cluster's prefix that are not its own: {}",
         listed(&foreign, NAMED)
     );
-    let cure = "move them, or give the cluster another prefix; one that no program needs: `consul kv delete KEY`";
-    Ok(Some(finding("foreign_key", text, cure)))
+    let deletes = Vec::from_iter(foreign.iter().map(|key| kv_delete(key)));
+    let cure = format!(
+        "move them, or give the cluster another prefix; what no program needs: {}",
+        listed(&deletes, NAMED)
+    );
+    Ok(Some(finding("foreign_key", text, &cure)))
 }
 
 /// Whether a key below the shards' prefix is of the map, or of a store.
@@ -318,14 +321,27 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
         !is_known && !is_live && !is_of_other_cluster(&session.options, it)
     };
     let left = instances.items().iter().filter(is_left);
-    let named = |it: &Value| {
-        format!("{} on {}", text(it.get("Service"), "ID"), text(it.get("Node"), "Node"))
+    let ids = |it: &Value| (text(it.get("Service"), "ID"), text(it.get("Node"), "Node"));
+    let left: BTreeSet<(String, String)> = left.map(ids).collect();
+    let of_each = |shown: &dyn Fn(&str, &str) -> String| {
+        listed(Vec::from_iter(left.iter().map(|(id, agent)| shown(id, agent))), NAMED)
     };
-    let left: BTreeSet<String> = left.map(named).collect();
-    let text = format!("services of nodes that are gone: {}", listed(&left, NAMED));
-    let cure = "`consul services deregister -id=ID` at that agent; if the agent is dead, \
-                `curl -X PUT …/v1/catalog/deregister -d '{\"Node\": \"AGENT\", \"ServiceID\": \"ID\"}'`";
-    Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
+    let deregister =
+        |id: &str, _: &str| format!("`consul services deregister -id={}`", shell_word(id));
+    let of_dead = |id: &str, agent: &str| {
+        let body = serde_json::json!({ "Node": agent, "ServiceID": id }).to_string();
+        format!("`curl -X PUT …/v1/catalog/deregister -d {}`", shell_word(&body))
+    };
+    let text = format!(
+        "services of nodes that are gone: {}",
+        of_each(&|id, agent| format!("{id} on {agent}"))
+    );
+    let cure = format!(
+        "at the agent of each: {}; if the agent is dead: {}",
+        of_each(&deregister),
+        of_each(&of_dead)
+    );
+    Ok((!left.is_empty()).then(|| finding("left_over_service", text, &cure)))
 }
 
 /// Whether an instance has a check of its own. One without does not tell whether its process lives.
@@ -354,9 +370,8 @@ async fn left_over_sessions(
     }
     let sessions = answer.value;
     let snapshot = view.cluster.snapshot();
-    let leader = snapshot.leader.as_ref();
-    let leader = leader.filter(|leader| snapshot.nodes.contains_key(&leader.node_id));
-    let leader = leader.map(|leader| leader.session_id.as_str());
+    // A problem of the cluster tells what is wrong with the session of the leader's key, with the same cure.
+    let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
     let blocked = snapshot.blocked.as_ref().and_then(|it| it.session.as_deref());
     let name = format!("lock {}", session.options.leader_key);
     let holders = holders(session).await?;
@@ -371,16 +386,18 @@ async fn left_over_sessions(
     let left = |it: &Value| {
         let id = it.get("ID").and_then(Value::as_str)?;
         let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
-        // A problem of the cluster tells it, with the same cure.
-        let is_told = blocked == Some(id);
-        let is_suspect = Some(id) != leader && !is_told && (is_named || holders.contains(id));
+        let is_told = [leader, blocked].contains(&Some(id));
+        let is_suspect = !is_told && (is_named || holders.contains(id));
         (is_suspect && !is_of_node(it)).then(|| id.to_owned())
     };
     let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();
     let text = format!("sessions that are of no live node: {}", listed(&left, NAMED));
-    let cure =
-        "`curl -X PUT …/v1/session/destroy/ID`; they block the leadership, or keep keys locked";
-    Ok((!left.is_empty()).then(|| finding("left_over_session", text, cure)))
+    let destroys = left.iter().map(|id| format!("`curl -X PUT …/v1/session/destroy/{id}`"));
+    let cure = format!(
+        "{}; they block the leadership, or keep keys locked",
+        listed(Vec::from_iter(destroys), NAMED)
+    );
+    Ok((!left.is_empty()).then(|| finding("left_over_session", text, &cure)))
 }
 
 /// The sessions that hold the leader's key, or a key below the cluster's prefixes.
@@ -479,10 +496,13 @@ mod tests {
             "maps/points",
             "members/points/nodes/n1",
             "waiting/points",
+            "forgotten/points",
+            HISTORY,
         ] {
             assert!(is_of_shards(own), "{own}");
         }
-        for other in ["", "notes", "maps", "waiting", "mapping/x", "epoch/x"] {
+        for other in ["", "notes", "maps", "waiting", "forgotten", "mapping/x", "epoch/x", "map/x"]
+        {
             assert!(!is_of_shards(other), "{other}");
         }
     }
@@ -490,5 +510,19 @@ mod tests {
     #[test]
     fn durations_of_go_are_seconds() {
         assert_eq!(["5s", "1500ms", "1m5s", ""].map(seconds), [Some(5.0), Some(1.5), None, None]);
+    }
+    #[test]
+    fn an_instance_tells_by_a_check_of_its_own_whether_its_process_lives() {
+        let check = |service: &str| object([("ServiceID", service.into())]);
+        let instance = |checks: Vec<Value>| object([("Checks", Value::List(checks))]);
+        for (of, has) in [(&[][..], false), (&[""], false), (&["a"], true), (&["", "a"], true)] {
+            let checks = of.iter().map(|service| check(service)).collect();
+            assert_eq!(has_own_check(&instance(checks)), has, "{of:?}");
+        }
+        assert!(!has_own_check(&object([])), "no checks");
+    }
+
+    fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+        Value::Map(members.map(|(name, value)| (name.to_owned(), value)).to_vec())
     }
 }

@@ -11,7 +11,7 @@ use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{NodeOverview, NodeState};
+use consul_cluster::observe::overview::{LeaderOverview, NodeOverview, NodeState};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::shell::{kv_delete, operand};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
-    let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
+    let leading = leader.filter(|_| leads(overview.leader.as_ref()));
+    let mut text = node_table(&overview.nodes, leading, !overview.stores.is_empty());
     say_age(overview.age_ms);
     if overview.nodes.is_empty() {
         text = format!(
@@ -139,12 +140,13 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
     if !overview.stores.is_empty() {
         text.push_str(&format!("\n\n{}", stores(&overview.stores)));
     }
-    for why in &overview.unread_stores {
+    let unread = Vec::from_iter(overview.unread_stores.iter().map(|it| &it.why));
+    for why in &unread {
         text.push_str(&format!("\n\nnot all stores are known: {why}"));
     }
     let json = json!({
         "map": overview.map, "listed": listed, "stores": overview.stores,
-        "unread_stores": overview.unread_stores, "age_ms": overview.age_ms,
+        "unread_stores": unread, "age_ms": overview.age_ms,
     });
     Ok(Shown::well(text, json))
 }
@@ -218,6 +220,11 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
     Shown { text, json, is_well: node.is_some() }
 }
 
+/// Whether a node leads, unless it tells otherwise itself.
+fn leads(leader: Option<&LeaderOverview>) -> bool {
+    leader.is_some_and(|leader| leader.leads != Some(false))
+}
+
 /// `leader`
 pub async fn leader(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
@@ -227,7 +234,7 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         let json = json!({ "leader": null, "age_ms": overview.age_ms });
         return Ok(Shown { text, json, is_well: false });
     };
-    let is_well = leader.leads != Some(false);
+    let is_well = leads(overview.leader.as_ref());
     let text = format!(
         "{} at {}, elected {}, fencing token {}{}",
         leader.node_id,
@@ -500,6 +507,23 @@ mod tests {
             [&["n3", "a:1", "z", "active", "down"], &rest[..], &["-", "15"]].concat(),
         ];
         assert_eq!(lines, expected, "{shown}");
+    }
+
+    #[test]
+    fn a_node_that_tells_that_it_does_not_lead_is_not_the_leader() {
+        for (told, expected) in [(None, true), (Some(true), true), (Some(false), false)] {
+            let leader = LeaderOverview {
+                node_id: "n1".to_owned(),
+                address: String::new(),
+                elected_at_ms: 0,
+                session: String::new(),
+                token: 1,
+                lease_ms: None,
+                leads: told,
+            };
+            assert_eq!(leads(Some(&leader)), expected, "{told:?}");
+        }
+        assert!(!leads(None));
     }
 
     #[test]

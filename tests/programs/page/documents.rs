@@ -162,6 +162,7 @@ fn what_a_document_lacks_is_told(browser: &Browser) -> Outcome {
     let mut unlike = document(64);
     unlike["version"] = json!(2);
     unlike["leader"]["lease_ms"] = Value::Null;
+    unlike["leader"]["leads"] = json!(false);
     unlike["nodes"][0] = json!({});
     unlike["map"]["placement"][0] = json!([[9, "z"]]);
     unlike["stores"] = json!([{}]);
@@ -180,7 +181,16 @@ fn what_a_document_lacks_is_told(browser: &Browser) -> Outcome {
             ][..],
         ),
         (json!({}), &["version none", "No shard map is known", "unknown"]),
-        (unlike, &["version 2", "1 problem", "Lease\nunknown", "○\u{a0}unknown"]),
+        (
+            unlike,
+            &[
+                "version 2",
+                "1 problem",
+                "Lease\nunknown",
+                "has the key and does not lead",
+                "○\u{a0}unknown",
+            ],
+        ),
     ];
     for (told, words) in cases {
         let _canned = open(browser, &told)?;

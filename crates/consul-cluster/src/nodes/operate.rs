@@ -511,17 +511,20 @@ impl Cluster {
     }
 
     /// The keys of what operators set and of the history of leaders in which another program's value is: each error names one,
-    /// with its cure.
+    /// with its cure. Before it is the problem that tells the same where it is known.
     ///
     /// # Errors
     /// Errors of the calls.
-    pub async fn foreign_values(&self) -> Result<Vec<Error>, Error> {
+    pub async fn foreign_values(&self) -> Result<Vec<(&'static str, Error)>, Error> {
         let key = self.options.weights_key();
         let found = keys::read(&self.client, &key).await?;
         let is_foreign = found.is_some_and(|(bytes, _)| weights::members(&bytes).is_none());
-        let mut foreign = Vec::from_iter(is_foreign.then(|| keys::foreign(&key)));
+        let mut foreign =
+            Vec::from_iter(is_foreign.then(|| ("weights_unreadable", keys::foreign(&key))));
         match history::leaders(self).await {
-            Err(error) if error.kind() == Kind::Conflict => foreign.push(error),
+            Err(error) if error.kind() == Kind::Conflict => {
+                foreign.push(("history_not_kept", error));
+            }
             known => _ = known?,
         }
         Ok(foreign)

@@ -18,7 +18,7 @@ use crate::nodes::weights::Weights;
 use crate::options::Options;
 use crate::shard_map::{Replica, ReplicaState, ShardMap};
 use crate::snapshot::{Sight, Snapshot};
-use crate::stores::{StoreFault, StoreOverview};
+use crate::stores::{StoreFault, StoreOverview, UnreadStores};
 use crate::{Cluster, event};
 use consul_client::EndpointHealth;
 use consul_process::clock::Instant;
@@ -104,7 +104,7 @@ pub struct Overview {
     pub foreign_weights: Option<String>,
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
-    pub unread_stores: Vec<String>,
+    pub unread_stores: Vec<UnreadStores>,
     /// The nodes' prefixes of other clusters whose nodes are instances of the same service.
     #[serde(skip)]
     pub other_clusters: BTreeSet<String>,

@@ -145,6 +145,12 @@ pub(crate) struct Told {
     pub clock_ahead_ms: Option<i64>,
 }
 
+/// The one of a list of stores, sorted by these, that is about this store.
+fn of_store<'a, T>(list: &'a [T], store: &str, name: impl Fn(&T) -> &str) -> Option<&'a T> {
+    let place = list.binary_search_by(|it| name(it).cmp(store)).ok()?;
+    list.get(place)
+}
+
 impl Told {
     /// Whether it is about this start of the node.
     pub fn is_of(&self, incarnation: &str) -> bool {
@@ -199,7 +205,7 @@ impl Told {
 
     /// How far it is with its copies for a store.
     pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
-        self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+        of_store(&self.report.as_ref()?.copies, store, |copies| &copies.store)
     }
 
     /// How far it is with replicas of a store that an operator has it make again.
@@ -210,7 +216,7 @@ impl Told {
     /// Whether its program does not use a store, by its own word.
     pub fn is_without(&self, store: &str) -> bool {
         let stores = self.report.as_ref().and_then(|report| report.stores.as_ref());
-        stores.is_some_and(|stores| stores.iter().all(|it| it != store))
+        stores.is_some_and(|stores| of_store(stores, store, |it| it).is_none())
     }
 
     /// The rights that its token lacks.
@@ -231,6 +237,11 @@ impl Told {
     /// Its faults as a node of stores.
     pub fn faults(&self) -> impl Iterator<Item = &StoreFault> {
         self.report.iter().flat_map(|report| &report.faults)
+    }
+
+    /// Its fault as a node of a store.
+    pub fn fault_of(&self, store: &str) -> Option<&StoreFault> {
+        of_store(&self.report.as_ref()?.faults, store, |fault| &fault.store)
     }
 
     #[cfg(test)]
@@ -268,7 +279,8 @@ impl Told {
     #[cfg(test)]
     pub fn of_stores(stores: &[&str]) -> Self {
         let stores = Some(stores.iter().map(|store| (*store).to_owned()).collect());
-        Told { report: Some(Report { stores, ..Report::default() }), ..Told::default() }
+        let report = Report { stores, ..Report::default() }.bounded("");
+        Told { report: Some(report), ..Told::default() }
     }
 
     #[cfg(test)]
@@ -757,6 +769,40 @@ mod tests {
         assert_eq!(kept, (4..=most + 3).collect::<Vec<_>>());
     }
 
+    /// It is done for each replica of each store.
+    #[test]
+    fn a_report_about_many_stores_is_looked_up_in_few_steps() {
+        let name = |i: usize| format!("s{i:04}");
+        // In the order of the program that has opened them.
+        let names = || (0..1000).rev().map(name);
+        let report = Report {
+            copies: names().map(|store| CopyReport { store, ..CopyReport::default() }).collect(),
+            stores: Some(names().collect()),
+            faults: names().map(|store| StoreFault { store, ..StoreFault::default() }).collect(),
+            ..Report::default()
+        };
+        let mut told = Told::default();
+        told.learn(("n1", "first"), Ok(report));
+        for (store, is_there) in names().map(|it| (it, true)).chain([("t".to_owned(), false)]) {
+            assert_eq!(told.copies_of(&store).map(|it| &it.store), is_there.then_some(&store));
+            assert_eq!(told.fault_of(&store).map(|it| &it.store), is_there.then_some(&store));
+            assert_eq!(told.is_without(&store), !is_there);
+        }
+        let sorted: Vec<String> = (0..1000).map(name).collect();
+        let mut steps = 0;
+        let each = |steps: &mut usize, store: &str| {
+            let count = std::cell::Cell::new(0);
+            let found = of_store(&sorted, store, |it| {
+                count.set(count.get() + 1);
+                it
+            });
+            *steps = count.get().max(*steps);
+            found.is_some()
+        };
+        assert!(names().all(|it| each(&mut steps, &it)) && !each(&mut steps, "t"));
+        assert!(steps <= 12, "{steps} of 1000");
+    }
+
     /// A rolling upgrade must not call the nodes silent that it has reached.
     #[test]
     fn what_another_release_tells_otherwise_is_left_out_of_its_report_alone() {
@@ -780,7 +826,7 @@ mod tests {
             endpoints: vec![endpoint],
             copies: Vec::new(),
             stores: Some(vec!["points".to_owned()]),
-            faults: vec![StoreFault { store: "points".to_owned(), functions, why }],
+            faults: vec![StoreFault { functions, why, ..StoreFault::default() }],
             lacking: Some("a".to_owned()),
             no_rights: Some("b".to_owned()),
             no_history: Some("c".to_owned()),

@@ -12,6 +12,7 @@ use consul_replication::storage::Storage;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub struct StoreFault {
     pub functions: Vec<String>,
     /// Why.
     pub why: String,
+    /// Whether it cannot be used because the store's map in Consul cannot be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_map: bool,
 }
 
 /// The subject of a call of a storage.
@@ -226,11 +230,15 @@ impl Storage for WatchedStorage {
 impl Store {
     /// The fault of this process for the store.
     pub fn fault(&self) -> Option<StoreFault> {
-        let (functions, why) = match self.checked() {
-            Err(error) => (Vec::new(), error.message().to_owned()),
-            Ok(()) => self.storage.as_ref()?.fault()?,
-        };
-        Some(StoreFault { store: self.options.name.clone(), functions, why })
+        let store = self.options.name.clone();
+        if let Err(error) = self.checked() {
+            let is_unread = self.is_map_unread.load(Ordering::Acquire);
+            let is_of_map = is_unread && error.kind() == Kind::Unsupported;
+            let why = error.message().to_owned();
+            return Some(StoreFault { store, functions: Vec::new(), why, is_of_map });
+        }
+        let (functions, why) = self.storage.as_ref()?.fault()?;
+        Some(StoreFault { store, functions, why, is_of_map: false })
     }
 
     /// Whether this process does for the store all that the map gives it to do: its replicas are there.

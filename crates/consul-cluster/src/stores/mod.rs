@@ -63,6 +63,7 @@ pub use options::{MAX_SHARDS, StoreOptions, Survives};
 pub(super) use overview::StoreMaps;
 pub use overview::{
     CopyReport, NumbersChanging, ShardAtRisk, ShardMoving, ShardRepairing, StoreOverview,
+    UnreadStores,
 };
 
 /// The shards that one call writes at the same time.
@@ -149,6 +150,8 @@ pub struct Store {
     is_without_map: AtomicBool,
     /// Whether the current map is that of the disk, and Consul has not shown one yet.
     is_map_of_disk: AtomicBool,
+    /// Whether the map in Consul could not be read the last time.
+    is_map_unread: AtomicBool,
     /// Why it cannot be used.
     failure: Mutex<Option<Error>>,
     /// Has its numbers shown from its run on, as long as it exists.
@@ -256,6 +259,7 @@ impl Store {
                 waits_for: Mutex::default(),
                 is_without_map: AtomicBool::default(),
                 is_map_of_disk: AtomicBool::default(),
+                is_map_unread: AtomicBool::default(),
                 failure: Mutex::default(),
                 shown: Mutex::default(),
             }
@@ -297,7 +301,7 @@ impl Store {
         let failed = &failed;
         let map = self.cluster.observe(&kv::GET, &key, WAIT, |state| async move {
             let found = match state.map(|state| state.answer.value) {
-                Ok(Value::Bytes(bytes)) => match StoreMap::decode(&bytes) {
+                Ok(Value::Bytes(bytes)) => match self.noted(StoreMap::decode(&bytes)) {
                     Err(error) if error.kind() == Kind::Decode => {
                         let store = &self.options.name;
                         return tracing::warn!(store, %error, "the map in Consul is ignored");
@@ -483,12 +487,24 @@ impl Store {
     async fn learn_stored(&self) -> Result<(), Error> {
         loop {
             let stores_seen = *lock(&self.stores_seen);
-            let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
-            let Some(stored) = stored else { return Ok(()) };
+            let read = read_map(&self.cluster, &self.options.name).await;
+            let Some(stored) = self.noted(read)?.0 else { return Ok(()) };
             if self.adopt(stored, Some(stores_seen))? != Adopted::Unverified {
                 return Ok(());
             }
         }
+    }
+
+    /// Notes whether the map in Consul could be read.
+    fn noted<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        match &read {
+            Ok(_) => self.is_map_unread.store(false, Ordering::Release),
+            Err(why) if [Kind::Decode, Kind::Unsupported].contains(&why.kind()) => {
+                self.is_map_unread.store(true, Ordering::Release);
+            }
+            Err(_) => {}
+        }
+        read
     }
 
     /// Writes this process's map again, which Consul has lost; returns what is stored then.

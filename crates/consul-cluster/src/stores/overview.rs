@@ -9,7 +9,7 @@ use crate::observe::report::Told;
 use consul_api::error::Error;
 use consul_process::sync::lock;
 use consul_replication::map::{ChangeKind, Entry, NodeId, Place, Slot};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,10 +43,15 @@ pub struct StoreOverview {
     /// The nodes that make replicas again by an operator's order; the problems tell it.
     #[serde(skip)]
     pub remaking: BTreeMap<String, Remaking>,
-    /// The number of shards whose holders are not known, since Consul went back.
-    pub unrecovered: usize,
+    /// The shards whose holders are not known, since Consul went back; their number in JSON.
+    #[serde(serialize_with = "counted")]
+    pub unrecovered: BTreeSet<u32>,
     /// The shards that have not N, W and R as they are wanted; `None`: all have them.
     pub changing: Option<NumbersChanging>,
+}
+
+fn counted<S: Serializer>(shards: &BTreeSet<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    shards.len().serialize(serializer)
 }
 
 /// N, W or R of a store change.
@@ -224,12 +229,21 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the maps that were read last count when they cannot be read again.
 const USUAL_AGE: Duration = Duration::from_secs(10);
 
+/// Why a process does not know the map of a store, or the maps of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadStores {
+    /// The store whose map cannot be read; `None`: the maps could not be asked for.
+    pub of: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
 /// The maps of all stores of a cluster.
 #[derive(Default)]
 pub(crate) struct StoreMaps {
     maps: BTreeMap<String, StoreMap>,
     /// Why some or all of them are not known.
-    unread: Vec<String>,
+    unread: Vec<UnreadStores>,
     read: Option<Instant>,
     /// The leader's reasons why first maps wait.
     waiting: BTreeMap<String, String>,
@@ -252,7 +266,8 @@ impl StoreMaps {
                 Ok(map) => _ = read.maps.insert(name, map),
                 Err(error) => {
                     let key = map_key(cluster.options(), &name);
-                    read.unread.push(error.context(&key).message().to_owned());
+                    let why = error.context(&key).message().to_owned();
+                    read.unread.push(UnreadStores { of: Some(name), why });
                 }
             }
         }
@@ -270,12 +285,12 @@ impl StoreMaps {
     pub fn missed(&mut self, why: &str) {
         tracing::debug!(why, "the maps of stores were not read");
         if self.read.is_none_or(|at| at.elapsed() > USUAL_AGE) {
-            self.unread = vec![why.to_owned()];
+            self.unread = vec![UnreadStores { of: None, why: why.to_owned() }];
         }
     }
 
     /// Why some or all of them are not known; empty: all are.
-    pub fn unread(&self) -> &[String] {
+    pub fn unread(&self) -> &[UnreadStores] {
         &self.unread
     }
 
@@ -334,7 +349,7 @@ fn store_overview(
         let done = done(shard, &on, (ChangeKind::Failover, entry));
         ShardRepairing { shard, on, done }
     });
-    let fails = |told: &Told| told.faults().any(|fault| fault.store == name);
+    let fails = |told: &Told| told.fault_of(name).is_some();
     let at_risk = |(shard, _): (u32, &Entry)| {
         let lacks =
             |told: &Told| told.copies_of(name).is_some_and(|it| it.lacking.contains(&shard));
@@ -359,7 +374,7 @@ fn store_overview(
             .filter_map(|(node, told)| Some((node.clone(), told.remaking(name)?.clone())))
             .collect(),
         is_open: told.values().any(|told| told.copies_of(name).is_some()),
-        unrecovered: map.unrecovered.len(),
+        unrecovered: map.unrecovered.clone(),
         changing: changing(map, is_live),
     }
 }
@@ -527,7 +542,10 @@ mod tests {
         assert_eq!([shards as usize, replicas, write_quorum, read_quorum], [3, 5, 4, 2]);
         assert_eq!(map_version, 9);
         let live = |_: &str| true;
-        assert_eq!(store_overview("points", &map, live, &BTreeMap::new()).unrecovered, 2);
+        assert_eq!(
+            store_overview("points", &map, live, &BTreeMap::new()).unrecovered,
+            [0, 2].into()
+        );
     }
 
     #[test]
@@ -548,7 +566,7 @@ mod tests {
         let missed = |read| {
             let mut maps = StoreMaps { read, ..StoreMaps::default() };
             maps.missed("no answer");
-            maps.unread
+            Vec::from_iter(maps.unread.into_iter().map(|it| it.why))
         };
         assert_eq!(missed(None), ["no answer"]);
         assert_eq!(missed(Some(Instant::now())), [""; 0]);

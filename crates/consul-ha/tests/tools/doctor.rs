@@ -49,6 +49,7 @@ fn healthy(system: &System) {
 fn left_over(system: &System) {
     system.put("ha/nodes/n1.bak", "{}");
     system.put("ha/notes", "x");
+    system.put("ha/my notes", "x");
     let service = [("Name", "ha-nodes".into()), ("ID", "ha-nodes-gone".into())];
     system.call(&agent::SERVICE_REGISTER, Args::new().arg(object(&service)));
     // One whose check passes lives, and is not left over.
@@ -65,7 +66,17 @@ fn left_over(system: &System) {
     of_a_dead_agent(system);
     let run = system.run(&["doctor"]);
     assert_eq!(run.status, 1, "{run:?}");
-    for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left, &holder] {
+    // Commands that can be pasted.
+    let destroy = |id: &str| format!("/v1/session/destroy/{id}`");
+    for part in [
+        "ha/my notes, ha/nodes/n1.bak, ha/notes",
+        "`consul kv delete 'ha/my notes'`, `consul kv delete ha/nodes/n1.bak`",
+        "ha-nodes-gone on ",
+        "`consul services deregister -id=ha-nodes-gone`",
+        "\"ServiceID\":\"ha-nodes-gone\"}'`",
+        &destroy(&left),
+        &destroy(&holder),
+    ] {
         assert!(run.out.contains(part), "{part}: {run:?}");
     }
     // On a busy machine a node may not answer in time, which is found too.
@@ -80,6 +91,7 @@ fn left_over(system: &System) {
     system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-gone"));
     system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-lives"));
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
+    system.call(&kv::DELETE, Args::new().arg("ha/my notes"));
     system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
     system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);
 }

@@ -3,9 +3,9 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
-use crate::shell::{self, operand, operands};
+use crate::shell::{self, operand, operands, shell_word};
 use crate::stores::reinit::{Remaking, reinit_off};
-use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
+use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview, UnreadStores};
 use consul_process::os;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,7 +128,7 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let cure = "wait: a node that runs writes its key again within seconds; if none does, start the nodes";
         found.push(error("no_members", "", text, cure.to_owned()));
     }
-    for why in &overview.unread_stores {
+    for UnreadStores { why, .. } in &overview.unread_stores {
         let text = format!("what the stores' shards need is not known: {why}");
         let cure = match overview.in_touch {
             true => {
@@ -394,7 +394,13 @@ fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
         true => ": the leader does not count on its replicas of stores, and gives it no others",
         false => "",
     };
-    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}");
+    // The shard map counts it in, as any live node.
+    let calls = match node.primaries {
+        0 => String::new(),
+        _ if effect.is_empty() => String::new(),
+        count => format!("; calls about shards whose primary it is fail: {count}"),
+    };
+    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}{calls}");
     let cure = format!(
         "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
          one key in common"
@@ -505,11 +511,14 @@ fn is_gone(node: &NodeOverview) -> bool {
 /// Says of more nodes than a text names that they are down, instead of the same of each.
 fn many_down(gone: &[&NodeOverview], overview: &Overview) -> Problem {
     let text = format!("{} are down", listed(gone.iter().map(|node| &node.id)));
+    let forget = |node: &&NodeOverview| format!("`consul-ha forget {}`", operand(&node.id, ""));
     let cure = match may_be_given_up(overview) {
-        true => "start them; what is gone for good: `consul-ha forget NODE` for each node",
-        false => "start them",
+        true => {
+            format!("start them; what is gone for good: {}", listed(gone.iter().map(forget)))
+        }
+        false => "start them".to_owned(),
     };
-    error("node_down", "", text, cure.to_owned())
+    error("node_down", "", text, cure)
 }
 
 /// Nodes that do not reach each other although this process and the leader reach both.
@@ -704,7 +713,7 @@ fn cannot_lead(id: &str, why: &str, overview: &Overview) -> Problem {
 
 /// A fault of a node for a store.
 fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
-    let StoreFault { store, functions, why } = fault;
+    let StoreFault { store, functions, why, .. } = fault;
     let id = node.id.as_str();
     if functions.is_empty() {
         let text = format!("{id} cannot use store {store}: {why}");
@@ -720,10 +729,8 @@ fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
 
 /// Whether a node cannot use a store since it cannot read the map, as this process cannot: that is told once.
 fn is_of_unread_map(fault: &StoreFault, overview: &Overview) -> bool {
-    let StoreFault { store, functions, why } = fault;
-    let why = why.strip_prefix(&format!("store {store:?}: ")).unwrap_or(why);
-    let ours = format!("maps/{store}: {why}");
-    functions.is_empty() && overview.unread_stores.iter().any(|it| it.ends_with(&ours))
+    let is_ours = |it: &UnreadStores| it.of.as_ref() == Some(&fault.store);
+    fault.is_of_map && overview.unread_stores.iter().any(is_ours)
 }
 
 /// The requests that a node has yet to take, which takes a moment.
@@ -859,7 +866,11 @@ fn few_weights(overview: &Overview) -> Option<Problem> {
         listed(without.iter().map(|node| &node.id)),
         with.len()
     );
-    let cure = "give them a weight: `consul-ha set-weight NODE 1`, or start other nodes".to_owned();
+    let set = |id: &str| format!("`consul-ha set-weight {}`", operands(&[id, "1"], ""));
+    let cure = format!(
+        "give them a weight: {}; or start other nodes",
+        listed(without.iter().map(|node| set(&node.id)))
+    );
     Some(warning("few_weights", "", text, cure))
 }
 
@@ -960,6 +971,11 @@ fn thaw(overview: &Overview) -> &'static str {
     if overview.frozen.is_empty() { "" } else { "`consul-ha thaw`, and " }
 }
 
+/// The command that accepts the loss of a shard's replicas.
+fn accept_loss(store: &str, shard: u32, flags: &str) -> String {
+    format!("`consul-ha accept-loss {}`", operands(&[store, &shard.to_string()], flags))
+}
+
 /// The shards of a store that have lost acknowledged writes if nothing comes back.
 fn shards_at_risk(store: &StoreOverview, lost: &[&ShardAtRisk], overview: &Overview) -> Problem {
     let name = store.name.as_str();
@@ -975,8 +991,8 @@ fn shards_at_risk(store: &StoreOverview, lost: &[&ShardAtRisk], overview: &Overv
         is_cut_off(overview, id) || overview.nodes.iter().any(is_failing)
     };
     let missing = || lost.iter().flat_map(|shard| &shard.missing);
-    let may_be_lost = !missing().all(is_whole);
-    if may_be_lost && may_be_given_up(overview) {
+    let mut given_up = lost.iter().filter(|shard| !shard.missing.iter().all(is_whole));
+    if let Some(first) = given_up.next().filter(|_| may_be_given_up(overview)) {
         let lives = |id: &String| {
             overview.nodes.iter().any(|it| it.id == *id && it.state != NodeState::Down)
         };
@@ -985,10 +1001,19 @@ fn shards_at_risk(store: &StoreOverview, lost: &[&ShardAtRisk], overview: &Overv
             true => ", with --force for a node that lives",
             false => "",
         };
-        let alone = if missing().any(is_whole) { "--node NODE" } else { "" };
+        let others: Vec<u32> = given_up.map(|shard| shard.shard).collect();
+        let likewise = match &others[..] {
+            [] => String::new(),
+            others => format!(", and likewise for {}", listed_shards(others.iter())),
+        };
+        let (whole, gone): (Vec<_>, Vec<_>) = first.missing.iter().partition(|id| is_whole(id));
+        let alone: Vec<String> = match whole.is_empty() {
+            true => Vec::new(),
+            false => gone.iter().map(|id| format!("--node={}", shell_word(id))).collect(),
+        };
         cure.push_str(&format!(
-            "; what is lost for good: {thaw}`consul-ha accept-loss {}` for each shard{force}",
-            operands(&[name, "SHARD"], alone)
+            "; what is lost for good: {thaw}{}{likewise}{force}",
+            accept_loss(name, first.shard, &alone.join(" "))
         ));
         if !store.is_open {
             let store = operand(name, "");
@@ -1044,8 +1069,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         );
         found.push(warning("replicas_vacant", name, text, cure));
     }
-    if store.unrecovered > 0 {
-        let count = store.unrecovered;
+    if let Some(first) = store.unrecovered.first() {
+        let count = store.unrecovered.len();
         let text = format!(
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
@@ -1056,8 +1081,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         if may_be_given_up(overview) {
             let thaw = thaw(overview);
             cure.push_str(&format!(
-                "; if one is lost for good, {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
-                operand(name, "")
+                "; if one is lost for good, {thaw}{}, and likewise for each other shard that it has had",
+                accept_loss(name, *first, "")
             ));
         }
         found.push(error("store_unrecovered", name, text, cure));

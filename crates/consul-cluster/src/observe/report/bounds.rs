@@ -63,6 +63,10 @@ impl Report {
             fault.functions.truncate(MAX_FUNCTIONS);
             fault.functions.iter_mut().for_each(|function| cut(function, MAX_NAME));
         }
+        // They are looked up by the store.
+        self.copies.sort_by(|one, other| one.store.cmp(&other.store));
+        self.stores.iter_mut().for_each(|stores| stores.sort());
+        self.faults.sort_by(|one, other| one.store.cmp(&other.store));
         self.endpoints.truncate(MAX_ENDPOINTS);
         self.refusing.truncate(MAX_REFUSING);
         self.refusing.iter_mut().for_each(|node| cut(node, MAX_TEXT));

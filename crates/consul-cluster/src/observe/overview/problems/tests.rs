@@ -73,7 +73,7 @@ fn well() -> Overview {
         vacant: 0,
         is_open: true,
         remaking: BTreeMap::new(),
-        unrecovered: 0,
+        unrecovered: BTreeSet::new(),
         changing: None,
     };
     let endpoint = EndpointOverview {
@@ -366,7 +366,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "0 shards and 8 replicas of stores are left",
         ),
         (
-            |it| it.unread_stores = vec!["no answer".to_owned()],
+            |it| it.unread_stores = vec![unread(None)],
             "stores_unknown",
             Level::Error,
             "is not known: no answer",
@@ -478,7 +478,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "replicas of shard 3 are missing",
         ),
         (
-            |it| it.stores[0].unrecovered = 2,
+            |it| it.stores[0].unrecovered = [3, 4].into(),
             "store_unrecovered",
             Level::Error,
             "has yet to ask who has 2 of its shards",
@@ -512,6 +512,9 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         let [problem] = found.as_slice() else { panic!("{name}: {found:?}") };
         assert_eq!((problem.problem, problem.level), (name, level));
         assert!(problem.text.contains(text) && !problem.cure.is_empty(), "{problem:?}");
+        let words = commands(&problem.cure).into_iter().flat_map(str::split_whitespace);
+        let is_capital = |it: &str| it != "PUT" && it.chars().all(|c| c.is_ascii_uppercase());
+        assert_eq!(words.filter(|it| is_capital(it)).collect::<Vec<_>>(), [""; 0], "{problem:?}");
     }
 }
 
@@ -618,7 +621,11 @@ fn the_commands_of_cures_have_every_name_as_it_is() {
         "-it's \u{1f600}",
         long.as_str(),
     ];
-    let cases: [fn(&mut Overview, &str); 9] = [
+    let cases: [fn(&mut Overview, &str); 10] = [
+        |it, name| {
+            it.nodes.truncate(1);
+            (it.nodes[0].id, it.nodes[0].weight) = (name.to_owned(), 0.0);
+        },
         |it, name| _ = it.kept_modes.insert(name.to_owned(), Mode::Maintenance),
         |it, name| _ = it.kept_modes.insert(name.to_owned(), Mode::Draining),
         |it, name| (it.nodes[1].id, it.nodes[1].state) = (name.to_owned(), NodeState::Down),
@@ -635,14 +642,15 @@ fn the_commands_of_cures_have_every_name_as_it_is() {
             let missing = ["n1", "n2"].map(str::to_owned).into();
             it.stores[0].at_risk = vec![ShardAtRisk { missing, ..at_risk(3, 0) }];
         },
-        |it, name| (it.stores[0].name, it.stores[0].unrecovered) = (name.to_owned(), 1),
+        |it, name| (it.stores[0].name, it.stores[0].unrecovered) = (name.to_owned(), [3].into()),
         |it, name| _ = it.waiting.insert(name.to_owned(), "why".to_owned()),
     ];
     for name in names {
         let found: Vec<Problem> =
             cases.iter().flat_map(|case| after(|it| case(it, name))).collect();
         let lines: Vec<&str> = found.iter().flat_map(|it| commands(&it.cure)).collect();
-        let of_name = ["drain", "maintenance", "forget", "accept-loss", "forget-store"];
+        let of_name =
+            ["drain", "maintenance", "forget", "set-weight", "accept-loss", "forget-store"];
         let mut seen = BTreeSet::new();
         for words in pasted(&lines) {
             let Some(verb) = of_name.iter().find(|verb| **verb == words[0]) else { continue };
@@ -683,7 +691,7 @@ fn the_name_of_a_node_is_no_flag_of_a_cure_that_is_pasted() {
     for command in [
         "consul-ha forget -- -n",
         "consul-ha maintenance --off -- --off",
-        "consul-ha accept-loss -- -s SHARD",
+        "consul-ha accept-loss -- -s 3",
     ] {
         assert!(commands.contains(&command), "{commands:?}");
     }
@@ -703,7 +711,7 @@ fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
     };
     for (change, last) in [
         ((|it| it.stores[0].at_risk = vec![at_risk(3, 1)]) as fn(&mut Overview), "accept-loss"),
-        (|it| it.stores[0].unrecovered = 2, "accept-loss"),
+        (|it| it.stores[0].unrecovered = [3, 4].into(), "accept-loss"),
         (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "others get new replicas"),
     ] {
         let cure = cures(change);
@@ -748,9 +756,7 @@ fn no_cure_gives_up_a_node_that_lives_and_has_lost_consul() {
         cure("frozen").starts_with("give n2 a way to Consul again; start n3; if they are lost"),
         "{both:?}"
     );
-    assert!(
-        commands(cure("shard_at_risk")).contains(&"consul-ha accept-loss points SHARD --node NODE")
-    );
+    assert!(commands(cure("shard_at_risk")).contains(&"consul-ha accept-loss points 3 --node=n3"));
 }
 
 #[test]
@@ -806,7 +812,7 @@ fn drains_without_enough_other_nodes_are_a_problem() {
 #[test]
 fn a_drained_node_may_not_be_stopped_while_the_stores_are_unknown() {
     let mut overview = well();
-    overview.unread_stores = vec!["no answer".to_owned()];
+    overview.unread_stores = vec![unread(None)];
     let node = &mut overview.nodes[1];
     (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
     let found = problems(&overview);
@@ -877,7 +883,7 @@ fn the_cure_of_a_store_names_the_nodes_of_its_own_shards() {
     let found = after(|it| {
         let fewer = ShardAtRisk { missing: vec!["n3".to_owned()], ..at_risk(4, 2) };
         it.stores[0].at_risk = vec![at_risk(3, 1), fewer];
-        it.stores[0].unrecovered = 6;
+        it.stores[0].unrecovered = (0..6).collect();
     });
     let named: Vec<(&str, &str)> = found.iter().map(|it| (it.problem, it.cure.as_str())).collect();
     let [(lost, lose), (forgotten, ask), (fewer, wait)] = named[..] else { panic!("{named:?}") };
@@ -906,8 +912,8 @@ fn a_cure_has_the_commands_that_end_its_problem() {
         (|it| it.nodes[1].state = NodeState::Down, &["consul-ha forget n2"]),
         (|it| it.nodes[1].mode = Mode::Maintenance, &["consul-ha maintenance n2 --off"]),
         (|it| it.nodes[1].mode = Mode::Draining, &["consul-ha drain n2 --off"]),
-        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], &["consul-ha accept-loss points SHARD"]),
-        (|it| it.stores[0].unrecovered = 2, &["consul-ha accept-loss points SHARD"]),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], &["consul-ha accept-loss points 3"]),
+        (|it| it.stores[0].unrecovered = [3, 4].into(), &["consul-ha accept-loss points 3"]),
         (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], &[]),
     ];
     for (change, expected) in cases {
@@ -944,6 +950,7 @@ fn what_a_node_cannot_do_for_a_store_is_told_with_its_reason() {
         store: "points".to_owned(),
         functions: functions.iter().map(|it| (*it).to_owned()).collect(),
         why: why.to_owned(),
+        is_of_map: false,
     };
     overview.nodes[0].faults =
         vec![fault(&["apply", "keep"], "disk is full"), fault(&[], "other options")];
@@ -1034,7 +1041,7 @@ fn nothing_is_given_up_that_is_not_known_to_be_lost() {
     let broken = |it: &mut Overview| {
         it.nodes[1].state = NodeState::Down;
         it.stores[0].at_risk = vec![at_risk(3, 1)];
-        it.stores[0].unrecovered = 2;
+        it.stores[0].unrecovered = [3, 4].into();
     };
     assert_eq!(gives_up(&after(broken)), 2);
     for unknown in [
@@ -1114,7 +1121,7 @@ fn a_cure_promises_nothing_that_does_not_come() {
     let fails: fn(&mut Overview) = |it| {
         let functions = vec!["apply".to_owned()];
         it.nodes[1].faults =
-            vec![StoreFault { store: "points".to_owned(), functions, why: "disk full".to_owned() }]
+            vec![StoreFault { store: "points".to_owned(), functions, ..StoreFault::default() }]
     };
     let mend = "mend the storage of n2 or make room there: nothing of it is lost";
     assert_eq!(cure(3, 1, fails), mend, "no loss is accepted");
@@ -1235,14 +1242,14 @@ fn what_more_stores_have_than_a_text_names_is_said_once() {
     let remaking = || Remaking { left: 1, ..Remaking::default() };
     let fault = |store: &str| {
         let (functions, why) = (vec!["keep".to_owned()], "full".to_owned());
-        StoreFault { store: store.to_owned(), functions, why }
+        StoreFault { store: store.to_owned(), functions, why, is_of_map: false }
     };
     type Case<'a> = (&'a dyn Fn(&mut Overview, &mut StoreOverview), &'static str, &'static str);
     let cases: [Case<'_>; 9] = [
         (&|_, store| store.at_risk = vec![at_risk(3, 0)], "shard_at_risk", ""),
         (&|_, store| store.at_risk = vec![at_risk(3, 2)], "replicas_missing", ""),
         (&|_, store| store.vacant = 1, "replicas_vacant", ""),
-        (&|_, store| store.unrecovered = 1, "store_unrecovered", ""),
+        (&|_, store| store.unrecovered = [3].into(), "store_unrecovered", ""),
         (
             &|_, store| {
                 let waits_for = "a copy".to_owned();
@@ -1339,6 +1346,22 @@ fn an_endpoint_that_fails_for_all_is_said_once() {
     assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
 
+/// The map gives it shards as any live node.
+#[test]
+fn the_shards_of_a_node_with_another_key_are_told() {
+    for (is_refused, primaries, is_told) in
+        [(true, 0, false), (true, 3, true), (false, 3, false), (false, 0, false)]
+    {
+        let found = after(|it| {
+            (it.nodes[1].refuses_key, it.nodes[1].primaries) = (true, primaries);
+            it.nodes[1].is_refused_by_leader = is_refused;
+        });
+        let [problem] = &found[..] else { panic!("{found:?}") };
+        let words = "calls about shards whose primary it is fail: 3";
+        assert_eq!(problem.text.contains(words), is_told, "{problem:?}");
+    }
+}
+
 /// A node that refuses the only other one may be wrong itself.
 #[test]
 fn a_member_with_one_other_does_not_blame_itself() {
@@ -1412,40 +1435,33 @@ fn a_drain_to_nodes_without_weight_is_stuck() {
     assert_eq!(stuck.text, "n1 cannot drain: no live and active node is left to take shards");
 }
 
-/// The cause is told once, where this process sees it as the nodes do.
+/// Why this process does not know the map of a store, or the maps of all.
+fn unread(of: Option<&str>) -> UnreadStores {
+    UnreadStores { of: of.map(str::to_owned), why: "no answer".to_owned() }
+}
+
+/// The cause is told once, where this process sees it as the nodes do; the words of each may differ.
 #[test]
 fn a_map_that_nobody_can_read_is_told_once() {
-    let cause = "the document cannot be read: its format is 2, this release supports 1";
-    let newer = "the document cannot be read: its format is 2, this release supports 3";
-    let ours = |store: &str| format!("ha/shards/maps/{store}: {cause}");
-    let all = |name: &'static str, of: &'static [&'static str]| -> Vec<(&str, &str)> {
-        of.iter().map(|it| (name, *it)).collect()
-    };
-    let unknown = || all("stores_unknown", &[""]);
-    let with = |more: Vec<(&'static str, &'static str)>| [more, unknown()].concat();
-    for (unread, why, functions, expected) in [
-        (vec![ours("points")], cause, vec![], unknown()),
-        (vec![ours("other")], cause, vec![], with(all("store_unusable", &["n1", "n2"]))),
-        (vec![ours("points")], newer, vec![], with(all("store_unusable", &["n1", "n2"]))),
-        (
-            vec![ours("points")],
-            cause,
-            vec!["keep".to_owned()],
-            with(all("storage_fails", &["n1", "n2"])),
-        ),
-        (vec![], cause, vec![], all("store_unusable", &["n1", "n2"])),
+    let both = ["n1", "n2"];
+    for (unread_of, is_of_map, functions, told) in [
+        (Some(Some("points")), true, vec![], None),
+        (Some(Some("other")), true, vec![], Some("store_unusable")),
+        (Some(None), true, vec![], Some("store_unusable")),
+        (Some(Some("points")), false, vec![], Some("store_unusable")),
+        (Some(Some("points")), false, vec!["keep".to_owned()], Some("storage_fails")),
+        (None, true, vec![], Some("store_unusable")),
     ] {
         let found = after(|it| {
-            let why = format!("store \"points\": {why}");
-            let fault =
-                StoreFault { store: "points".to_owned(), functions: functions.clone(), why };
+            let (store, why) = ("points".to_owned(), "its format is 2".to_owned());
+            let fault = StoreFault { store, functions: functions.clone(), why, is_of_map };
             it.nodes.iter_mut().for_each(|node| node.faults = vec![fault.clone()]);
-            it.unread_stores.clone_from(&unread);
+            it.unread_stores = unread_of.map(unread).into_iter().collect();
         });
-        let mut told: Vec<_> = found.iter().map(|it| (it.problem, it.of.as_str())).collect();
-        told.sort_unstable();
-        let mut expected = expected;
-        expected.sort_unstable();
-        assert_eq!(told, expected, "{unread:?} {why}");
+        let found: BTreeSet<_> = found.iter().map(|it| (it.problem, it.of.as_str())).collect();
+        let of_nodes = told.map(|name| both.map(|id| (name, id)));
+        let of_maps = unread_of.map(|_| ("stores_unknown", ""));
+        let expected = of_nodes.into_iter().flatten().chain(of_maps).collect();
+        assert_eq!(found, expected, "{unread_of:?} {is_of_map} {functions:?}");
     }
 }

@@ -459,7 +459,7 @@ function drawTop() {
   say($("prefix"), prefix);
   withCode($("by"), cluster.told_by ? `as \`${text(cluster.told_by).replaceAll("`", "'")}\` knows it` : "as an observer knows it");
   const problems = list(cluster.problems).filter((one) => levelOf(one) !== "note").length;
-  const title = `${problems ? `(${problems}) ` : ""}${cluster.leader ? "" : "No leader · "}${prefix || "Cluster"}`;
+  const title = `${problems ? `(${problems}) ` : ""}${hasLeader() ? "" : "No leader · "}${prefix || "Cluster"}`;
   if (document.title !== title) document.title = title;
   const colour = problems ? "%23c0392b" : "%232e8b57";
   const shape = problems ? "M8 1 15 14H1Z" : "M8 2a6 6 0 1 0 .01 0Z";
@@ -495,7 +495,8 @@ function factsOf() {
   const nodes = list(cluster.nodes);
   const live = nodes.filter(isLive).length;
   const facts = [leader
-    ? { name: "Leader", value: text(leader.node_id), more: [text(leader.address), leads(leader)].filter(Boolean).join(" · ") }
+    ? { name: "Leader", value: text(leader.node_id), more: [text(leader.address), leads(leader)].filter(Boolean).join(" · "),
+      bad: !hasLeader() }
     : { name: "Leader", value: "none", more: "no shards are assigned until a node is elected", bad: true }];
   facts.push({ name: "Lease", ...leaseOf(leader) });
   facts.push({ name: "Nodes", value: nodes.length ? `${live} of ${nodes.length}` : "none", more: nodesMore(nodes, live),
@@ -508,7 +509,13 @@ function factsOf() {
   return facts;
 }
 
+// A node can have the leader's key and tell that it does not lead.
+function hasLeader() {
+  return Boolean(cluster.leader) && cluster.leader.leads !== false;
+}
+
 function leads(leader) {
+  if (!hasLeader()) return "has the key and does not lead";
   if (!isNumber(leader.elected_at_ms) || !isNumber(cluster.at_ms)) return "";
   return `for ${duration(cluster.at_ms - leader.elected_at_ms + sinceReceived())}`;
 }
@@ -642,7 +649,7 @@ function makeMember(node) {
 
 function drawMember(row, node, most) {
   const [name, state, lag, primaries, replicas] = row.children;
-  const isLeader = text(cluster.leader?.node_id) === text(node.id) && Boolean(cluster.leader);
+  const isLeader = hasLeader() && text(cluster.leader.node_id) === text(node.id);
   shown(name.querySelector(".leader"), isLeader);
   const addresses = [text(node.address), node.data_address && node.data_address !== node.address ? `data ${text(node.data_address)}` : ""];
   if (isNumber(node.weight) && node.weight !== 1) addresses.push(`weight ${node.weight}`);
