@@ -104,7 +104,8 @@ pub fn delete_unchanged(key: &str, index: u64) -> Operation {
     vec![("Verb", "delete-cas".into()), ("Key", key.into()), ("Index", index.into())]
 }
 
-/// Applies operations on keys in one transaction, and returns their results.
+/// Applies operations on keys in one transaction, and returns their results. Without a time limit of its own it is
+/// sent again as by [`Client::call_again`], so one of the operations has to check that none was applied before.
 ///
 /// # Errors
 /// Errors of the call; [`consul_api::error::Kind::TxnFailed`] names the operations that were refused.
@@ -113,11 +114,14 @@ pub async fn transact(
     operations: impl IntoIterator<Item = Operation>,
     timeout: Option<Duration>,
 ) -> Result<Value, Error> {
-    let mut args = transaction(operations);
-    if let Some(timeout) = timeout {
-        args = args.opt("timeout_ms", timeout.as_millis() as u64);
-    }
-    client.call(&txn::TXN, &args).await.map(|answer| answer.value)
+    let args = transaction(operations);
+    let answer = match timeout {
+        Some(timeout) => {
+            client.call(&txn::TXN, &args.opt("timeout_ms", timeout.as_millis() as u64)).await
+        }
+        None => client.call_again(&txn::TXN, args).await,
+    };
+    answer.map(|answer| answer.value)
 }
 
 /// The result of a linearizable read of a lock or a permit.

@@ -225,7 +225,9 @@ impl Cluster {
                 Err(error) if error.kind() == Kind::TxnFailed => {
                     if error.refused().iter().any(|refused| refused.index == 0) {
                         let why = format!("{} has changed meanwhile", condition.key);
-                        return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+                        let maybe_applied = error.maybe_applied();
+                        let error = Error::new(Kind::Conflict, why);
+                        return Err(error.with_maybe_applied(maybe_applied));
                     }
                     self.client.pause(keys::CONFLICT_PAUSE_MS).await;
                 }

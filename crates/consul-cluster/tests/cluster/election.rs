@@ -1,6 +1,6 @@
 //! The election of a leader, on the simulated agent and a clock that the test moves.
 
-use crate::nodes::leaders;
+use crate::nodes::{Process, leaders};
 use crate::requests::look;
 use crate::support::lines::logged;
 use crate::support::world::World;
@@ -186,33 +186,76 @@ const OPERATIONS: &[(&str, Operation)] = &[
     }),
 ];
 
-/// Also while no node runs.
+/// The state of the nodes during an operator's change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Running,
+    /// The leader is cut off, and acts until the end of its lease.
+    LeaderCutOff,
+    Down,
+}
+
 #[test]
 #[ignore = "computes long: make test-all"]
 fn whatever_is_done_to_the_leaders_key_there_is_a_leader_again() {
     for (name, operate) in OPERATIONS {
-        for is_down in [false, true] {
+        for state in [State::Running, State::LeaderCutOff, State::Down] {
             let world = World::new();
             let mut nodes = world.nodes(2);
             world.wait(Duration::from_secs(6));
             let session = nodes[0].cluster.snapshot().leader.clone().expect("a leader").session_id;
-            if is_down {
-                nodes.iter().for_each(|node| world.stop(node));
-                nodes.clear();
+            let leading =
+                |nodes: &[Process]| nodes.iter().filter(|node| node.cluster.is_leader()).count();
+            match state {
+                State::Running => {}
+                State::LeaderCutOff => {
+                    // The first node has the first client of this world.
+                    let place = nodes.iter().position(|it| it.cluster.is_leader());
+                    let clients = vec![place.expect("a leader").to_string()];
+                    let fault = Fault { clients, partition: true, ..Fault::default() };
+                    world.agent.add_fault(fault);
+                }
+                State::Down => {
+                    nodes.iter().for_each(|node| world.stop(node));
+                    nodes.clear();
+                }
             }
             operate(&world, &session);
-            if is_down {
+            if state == State::Down {
                 nodes.push(world.node("n3"));
             }
             let mut both = 0;
             for _ in 0..150 {
                 world.wait(Duration::from_millis(100));
-                both = both.max(nodes.iter().filter(|node| node.cluster.is_leader()).count());
+                both = both.max(leading(&nodes));
             }
-            let leading = nodes.iter().filter(|node| node.cluster.is_leader()).count();
-            assert_eq!((leading, both), (1, 1), "{name}, down: {is_down}");
+            assert_eq!((leading(&nodes), both), (1, 1), "{name}, {state:?}");
         }
     }
+}
+
+/// Its own check passes, and with it its session, which Consul does not end then.
+#[test]
+fn a_leader_whose_service_is_critical_by_another_check_is_replaced() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(6));
+    let first = leaders(&nodes)[0].cluster.options().node_id.clone();
+    let instances = world.get("/v1/agent/services").expect("services");
+    let instances: serde_json::Value = serde_json::from_str(&instances).expect("a map");
+    let mut ids = instances.as_object().expect("a map").keys();
+    let id = ids.find(|id| id.contains(&first)).expect("the leader's instance");
+    let check =
+        serde_json::json!({ "Name": "disk", "ServiceID": id, "TTL": "1h", "Status": "critical" });
+    world.send("PUT", "/v1/agent/check/register", &check.to_string());
+    let takeover = leaders(&nodes)[0].cluster.options().profile.takeover();
+    let end = world.clock.now() + takeover;
+    while world.clock.now() < end {
+        world.wait(Duration::from_millis(50));
+        assert!(leaders(&nodes).len() <= 1);
+    }
+    let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
+    assert_ne!(leader, first);
 }
 
 const LEADER: &str = "/v1/kv/tsdb/cluster/leader";

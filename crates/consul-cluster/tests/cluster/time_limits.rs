@@ -3,10 +3,15 @@
 
 use crate::nodes::{Process, node};
 use crate::support::world::World;
+use bytes::Bytes;
 use consul_api::error::Error;
+use consul_client::transport::Transport;
 use consul_cluster::{Mode, Options};
-use consul_process::clock::{BoxFuture, Clock as _};
-use consul_sim::Fault;
+use consul_process::clock::{BoxFuture, Clock as _, ManualClock};
+use consul_sim::{Fault, SimTransport};
+use http::{Request, Response};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,6 +91,93 @@ fn touch_all(world: &World) {
         if let Some(value) = world.value(&format!("/v1/kv/{name}")) {
             world.send("PUT", &format!("/v1/kv/{name}?flags=1"), &value);
             world.send("PUT", &format!("/v1/kv/{name}"), &value);
+        }
+    }
+}
+
+/// Gives one transaction that writes no answer.
+#[derive(Debug)]
+struct Silent {
+    consul: SimTransport,
+    clock: ManualClock,
+    /// How many transactions are still answered before that one.
+    before: AtomicI64,
+    /// Whether Consul has applied it.
+    is_applied: bool,
+}
+
+impl Transport for Silent {
+    fn endpoint(&self) -> &str {
+        "silent"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_change =
+            request.uri().path() == "/v1/txn" && !request.uri().to_string().contains("consistent");
+        let is_lost = is_change && self.before.fetch_sub(1, Relaxed) == 0;
+        Box::pin(async move {
+            if !is_lost {
+                return self.consul.send(request).await;
+            }
+            if self.is_applied {
+                drop(self.consul.send(request).await);
+            }
+            self.clock.sleep(Duration::from_secs(3600)).await;
+            Err(Error::argument("nobody waits for it"))
+        })
+    }
+}
+
+/// The methods and starts of a node that change keys in a transaction.
+const CHANGES: [(&str, Method); 3] = methods! {
+    "pause, by an operator who has seen the map": |it| async {
+        let epoch = it.cluster.snapshot().map.as_ref().map_or(0, |map| map.epoch());
+        let seen = it.cluster.at_epoch(epoch).await?;
+        it.cluster.pause_moves(Some(&seen), "a test", "").await
+    };
+    "leave": |it| it.cluster.leave();
+    "start after a stop in maintenance": |it| async {
+        it.cluster.started().await
+    };
+};
+
+/// Another connection may work.
+#[test]
+fn a_transaction_without_an_answer_is_sent_again_in_time() {
+    for (name, method) in CHANGES {
+        let mut usual = Duration::ZERO;
+        for (lost, is_applied) in [(i64::MAX, false), (0, false), (0, true)] {
+            let what = format!("{name}, applied: {is_applied}");
+            let world = World::new();
+            let _other = world.node("n2");
+            world.wait(Duration::from_secs(6));
+            let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+            let (clock, before) = (world.clock.clone(), AtomicI64::new(i64::MAX));
+            let silent = Arc::new(Silent { consul, clock, before, is_applied });
+            let connect = || world.client_over(Arc::clone(&silent) as Arc<dyn Transport>, 3);
+            let options = || Options { hand_off: true, ..node("n1") };
+            let mut process = world.start_with(connect(), options());
+            world.wait(Duration::from_secs(6));
+            let begun = if name.starts_with("start") {
+                world.run(process.cluster.set_mode("n1", Mode::Maintenance)).expect("maintenance");
+                world.stop(&process);
+                silent.before.store(lost, Relaxed);
+                let begun = world.clock.now();
+                process = world.start_with(connect(), options());
+                begun
+            } else {
+                silent.before.store(lost, Relaxed);
+                world.clock.now()
+            };
+            world.run(method(&process)).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let took = world.clock.now() - begun;
+            if lost == i64::MAX {
+                usual = took;
+                continue;
+            }
+            assert!(silent.before.load(Relaxed) < 0, "{what}: no transaction");
+            let limit = usual + process.cluster.options().profile.patience() * 2;
+            assert!(took <= limit, "{what}: {took:?}, usually {usual:?}");
         }
     }
 }

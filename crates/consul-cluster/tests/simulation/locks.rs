@@ -64,6 +64,7 @@ pub struct Kind {
 /// Plays the history of one seed.
 pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -> Report {
     let world = World::new(seed, traced);
+    world.clocks_stop.set(omitted == Some(OmittedRule::ClockThatStops));
     let permits = kind.of_semaphore.then(|| world.number(1..4));
     let mut profile = if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
     if omitted == Some(OmittedRule::NoLockDelay) {

@@ -260,6 +260,10 @@ fn main() {
         let name = format!("a_rule_is_needed_by_semaphores::{rule:?}");
         Trial::test(name, || is_found(Subject::MixedSemaphore, *rule))
     }));
+    trials.extend(OmittedRule::OF_SUSPENDED.iter().map(|rule| {
+        let name = format!("a_rule_is_needed_on_suspended_machines::{rule:?}");
+        Trial::test(name, || is_found(Subject::SuspendedLock, *rule))
+    }));
     let of_both = OmittedRule::OF_LOCKS.iter().filter(|rule| !RARE_IN_CLUSTERS.contains(rule));
     trials.extend(of_both.chain(OmittedRule::OF_CLUSTERS).map(|rule| {
         let name = format!("a_rule_is_needed_by_clusters::{rule:?}");

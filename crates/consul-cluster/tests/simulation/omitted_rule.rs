@@ -11,6 +11,8 @@ pub enum OmittedRule {
     NoTokenCheck,
     RemovalWithoutLock,
     AnyEpoch,
+    /// The clock of a machine stands still while it is suspended.
+    ClockThatStops,
 }
 
 impl OmittedRule {
@@ -29,9 +31,14 @@ impl OmittedRule {
     /// The rules of clusters only.
     pub const OF_CLUSTERS: &'static [OmittedRule] = &[OmittedRule::AnyEpoch];
 
+    /// The rules of locks that the suspension of machines needs.
+    pub const OF_SUSPENDED: &'static [OmittedRule] =
+        &[OmittedRule::ClockThatStops, OmittedRule::NoLockDelay];
+
     /// The rule with this name.
     pub fn named(name: &str) -> Option<OmittedRule> {
-        let mut all = Self::OF_LOCKS.iter().chain(Self::OF_SEMAPHORES).chain(Self::OF_CLUSTERS);
+        let all = Self::OF_LOCKS.iter().chain(Self::OF_SEMAPHORES).chain(Self::OF_CLUSTERS);
+        let mut all = all.chain(Self::OF_SUSPENDED);
         all.find(|rule| format!("{rule:?}") == name).copied()
     }
 

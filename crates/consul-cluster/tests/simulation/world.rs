@@ -39,6 +39,8 @@ pub struct World {
     ready: Arc<Mutex<Ready>>,
     /// The paused nodes, each with its tasks that are ready to run.
     paused: RefCell<BTreeMap<Node, Vec<u64>>>,
+    /// Whether the clocks of machines stand still while they are suspended.
+    pub clocks_stop: Cell<bool>,
     /// How long the machine of each node has been suspended.
     suspensions: RefCell<BTreeMap<Node, Suspensions>>,
     /// The nodes to pause when their next answer arrives.
@@ -173,6 +175,7 @@ impl World {
             ready: Arc::default(),
             paused: RefCell::default(),
             suspensions: RefCell::default(),
+            clocks_stop: Cell::new(false),
             pausing: RefCell::default(),
             arrivals: Arc::default(),
             bodies: RefCell::default(),
@@ -340,6 +343,7 @@ impl World {
             true_clock: self.clock.clone(),
             rate,
             suspensions: self.suspensions(node),
+            stops: self.clocks_stop.get(),
         });
         let settings = Settings {
             timeout: Duration::from_secs(5),
@@ -570,6 +574,11 @@ impl Suspensions {
     fn total(&self) -> Duration {
         self.0.lock().expect("no panic elsewhere").0
     }
+
+    fn total_until(&self, now: Duration) -> Duration {
+        let it = self.0.lock().expect("no panic elsewhere");
+        it.0 + it.1.map_or(Duration::ZERO, |since| now - since)
+    }
 }
 
 /// A node's clock, a little faster or slower than that of the servers. It goes on while its machine is suspended, unlike its
@@ -580,17 +589,24 @@ struct DriftingClock {
     /// Seconds of this clock per second of the true clock.
     rate: f64,
     suspensions: Suspensions,
+    /// Whether it stands still meanwhile.
+    stops: bool,
 }
 
 impl Clock for DriftingClock {
     fn now(&self) -> Instant {
-        Instant::from_origin(self.true_clock.now().since_origin().mul_f64(self.rate))
+        let now = self.true_clock.now().since_origin();
+        let lacks = if self.stops { self.suspensions.total_until(now) } else { Duration::ZERO };
+        Instant::from_origin((now - lacks).mul_f64(self.rate))
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let mut at = deadline.since_origin().div_f64(self.rate) + Duration::from_nanos(2);
         let (clock, suspensions) = (self.true_clock.clone(), self.suspensions.clone());
         let mut before = suspensions.total();
+        if self.stops {
+            at += before;
+        }
         Box::pin(async move {
             loop {
                 clock.sleep_until(Instant::from_origin(at)).await;

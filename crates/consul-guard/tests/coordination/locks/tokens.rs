@@ -225,13 +225,16 @@ fn refused_for_a_while(world: &World, claim: Claim, end: End) {
     }
     let lease = world.held(claim);
     let profile = world.holder.profile();
-    world.simulated.run(world.token.end(&world.manager, end));
-    world.advance(profile.session_ttl - Duration::from_secs(3));
-    assert_eq!(lease.poll_event(), Some(Event::Suspended), "{claim:?}, {end:?}");
-    world.simulated.run(world.token.set_rules(&world.manager, RULES));
-    world.advance(profile.session_ttl * 3);
-    let event = lease.poll_event();
-    assert_eq!((event, lease.is_held()), (Some(Event::Resumed), true), "{claim:?}, {end:?}");
+    // Refusals with proofs between them do not add up.
+    for _ in 0..2 {
+        world.simulated.run(world.token.end(&world.manager, end));
+        world.advance(profile.session_ttl - Duration::from_secs(3));
+        assert_eq!(lease.poll_event(), Some(Event::Suspended), "{claim:?}, {end:?}");
+        world.simulated.run(world.token.set_rules(&world.manager, RULES));
+        world.advance(profile.session_ttl * 3);
+        let event = lease.poll_event();
+        assert_eq!((event, lease.is_held()), (Some(Event::Resumed), true), "{claim:?}, {end:?}");
+    }
 }
 
 /// Rules that lack the right to the service alone.
