@@ -1,7 +1,12 @@
+use super::stores::bring_back;
 use super::*;
 use crate::leader::record::Blocked;
 use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
 use crate::shell::shell_word;
+use crate::stores::reinit::Remaking;
+use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
+use consul_process::os;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 fn node(id: &str) -> NodeOverview {
@@ -550,7 +555,9 @@ const ALERTS: [(&str, &str); 24] = [
 #[test]
 fn each_problem_has_an_alert() {
     let rules = include_str!("../../../../../../docs/monitoring/alerts.yml");
-    let parts: Vec<&str> = include_str!("../problems.rs").split('"').collect();
+    let sources =
+        [include_str!("../problems.rs"), include_str!("nodes.rs"), include_str!("stores.rs")];
+    let parts: Vec<&str> = sources.iter().flat_map(|it| it.split('"')).collect();
     let made = |by: &str| {
         let is_made = move |it: &&[&'static str]| it[0].trim_end().ends_with(by);
         parts.windows(2).filter(is_made).map(|it| it[1]).collect::<Vec<_>>()
