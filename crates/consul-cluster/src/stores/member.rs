@@ -107,6 +107,47 @@ fn taken() -> Error {
     Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }
 
+/// Refuses a storage that has the records of another store, or of another node.
+fn check_owner(mark: &DiskMark, store: &str, node: &str) -> Result<(), Error> {
+    if mark.store == store && mark.node == node {
+        return Ok(());
+    }
+    let why = format!(
+        "the storage has the records of store {:?} of node {:?}: each store of each node needs one of its own",
+        mark.store, mark.node
+    );
+    Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
+}
+
+/// What tells a later opening whether the storage has survived; nothing if it survives the machine.
+fn boot(
+    survives: Survives,
+    this_boot: Option<String>,
+    random: impl FnOnce() -> u64,
+) -> Option<String> {
+    match (survives, this_boot) {
+        (Survives::Machine, _) => None,
+        (Survives::Process, Some(boot)) => Some(boot),
+        // Nothing will tell whether the machine was started since.
+        _ => Some(format!("process {:016x}", random())),
+    }
+}
+
+/// Learns the map that the disk has kept. The openings in it.
+async fn learn_kept_map(
+    store: &Store,
+    storage: &dyn Storage,
+) -> Result<BTreeMap<Disk, Opening>, Error> {
+    let Some(map) = storage.kept(MAP).await? else { return Ok(BTreeMap::new()) };
+    let map = StoreMap::decode(&map)?;
+    store.check_disk(map.id)?;
+    let known = map.openings.clone();
+    store.check_branch(&known).await?;
+    store.adopt_kept(map)?;
+    store.restore().await;
+    Ok(known)
+}
+
 pub(super) struct Member {
     pub transfer: Transfer,
     /// The mark that the disk has kept. Its id is set by the first map.
@@ -140,22 +181,11 @@ impl Member {
     ) -> Result<Arc<Self>, Error> {
         let (options, cluster) = (&store.options, &store.cluster);
         let this_boot = os::boot_id();
-        let boot = match (options.survives, &this_boot) {
-            (Survives::Machine, _) => None,
-            (Survives::Process, Some(boot)) => Some(boot.clone()),
-            // Nothing will tell whether the machine was started since.
-            _ => Some(format!("process {:016x}", cluster.client().random_u64())),
-        };
+        let random = || cluster.client().random_u64();
+        let boot = boot(options.survives, this_boot.clone(), random);
         let mark = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
         let (name, node) = (&options.name, &cluster.options().node_id);
-        let conflict = |why| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
-        if let Some(other) = mark.as_ref().filter(|it| it.store != *name || it.node != *node) {
-            return conflict(format!(
-                "the storage has the records of store {:?} of node {:?}: each store of each node needs one of \
-                 its own",
-                other.store, other.node
-            ));
-        }
+        mark.as_ref().map_or(Ok(()), |mark| check_owner(mark, name, node))?;
         let opened = mark.as_ref().map(|mark| mark.opening);
         let is_ours = |own: &DiskMark| {
             opened.is_some_and(|opened| opened == own.opening || tried.contains(&opened))
@@ -167,21 +197,12 @@ impl Member {
         store.check_disk(id)?;
         store.check_not_forgotten(id).await?;
         // Reading what was kept of the shards may take long: the others learn before that what this disk knows.
-        let mut known = BTreeMap::new();
-        if let Some(map) = storage.kept(MAP).await? {
-            let map = StoreMap::decode(&map)?;
-            store.check_disk(map.id)?;
-            known = map.openings.clone();
-            store.check_branch(&known).await?;
-            store.adopt_kept(map)?;
-            store.restore().await;
-        }
+        let known = learn_kept_map(store, &*storage).await?;
         let is_whole = |mark: &&DiskMark| {
             let is_same = mark.boot.is_none() || mark.boot == this_boot;
             is_same && options.survives != Survives::Nothing
         };
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
-        let random = || cluster.client().random_u64();
         let next = match (&mark, current) {
             (_, Some(mark)) => mark.opened_again(random),
             (Some(mark), None) => mark.replaced(random),
