@@ -751,6 +751,33 @@ pub async fn forget_store(
     output.done(session, &text, json, false).await
 }
 
+/// The orders to make replicas again that the node has not taken yet.
+fn pending_orders(snapshot: &Snapshot, given: &Reinit) -> Request {
+    let asked = snapshot.nodes.get(&given.node).and_then(|it| it.record.request.clone());
+    let mut reinit = asked.unwrap_or_default().reinit;
+    reinit.retain(|name, _| given.store.as_ref().is_none_or(|store| store == name));
+    Request { reinit, ..Request::default() }
+}
+
+/// Refuses to end orders if it is not known whether the node has them, unless others are pending.
+fn check_told(
+    node: &str,
+    found: &BTreeMap<String, remake::Replicas>,
+    pending: &Request,
+) -> Result<(), Failure> {
+    let Some(why) = found.values().find_map(|replicas| replicas.untold.as_ref()) else {
+        return Ok(());
+    };
+    let why = format!(
+        "it is not known whether {node} has an order on its disk, which would stay and go on: {why}"
+    );
+    if pending.reinit.is_empty() {
+        return Err(Failure::Refused(why));
+    }
+    say(&format!("consul-ha: {why}"));
+    Ok(())
+}
+
 /// `reinit`
 pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result<(), Failure> {
     let Reinit { node, store, shards, off, dry_run, .. } = given;
@@ -758,23 +785,10 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     check_node(&cluster.snapshot(), node)?;
     let shards = BTreeSet::from_iter(shards.iter().copied());
     let mut found = remake::find(&cluster, node, store.as_deref(), &shards).await?;
-    // Orders that the node has not taken yet.
     let mut pending = Request::default();
     if *off {
-        let snapshot = cluster.snapshot();
-        let asked = snapshot.nodes.get(node).and_then(|it| it.record.request.clone());
-        pending.reinit = asked.unwrap_or_default().reinit;
-        pending.reinit.retain(|name, _| store.as_ref().is_none_or(|store| store == name));
-        let untold = found.values().find_map(|replicas| replicas.untold.clone());
-        if let Some(why) = untold {
-            let why = format!(
-                "it is not known whether {node} has an order on its disk, which would stay and go on: {why}"
-            );
-            if pending.reinit.is_empty() {
-                return Err(Failure::Refused(why));
-            }
-            say(&format!("consul-ha: {why}"));
-        }
+        pending = pending_orders(&cluster.snapshot(), given);
+        check_told(node, &found, &pending)?;
         found.retain(|_, replicas| replicas.are_being_made());
     } else {
         let checked = remake::check(node, &found);
