@@ -209,6 +209,12 @@ impl ManualClock {
         drop(abandoned);
     }
 
+    /// Drops all tasks, and what they hold. A task that holds this clock is kept by it, and keeps it.
+    pub fn cancel_all(&self) {
+        let abandoned = std::mem::take(&mut self.lock().tasks);
+        drop(abandoned);
+    }
+
     /// Polls the tasks until none of them can continue at this moment.
     pub fn run_until_stalled(&self) {
         self.run_ready(Waker::noop());

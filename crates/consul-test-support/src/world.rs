@@ -144,3 +144,32 @@ impl World {
         answer.into_body()
     }
 }
+
+/// The agent's timers hold the agent, which holds the clock: each test would leave these behind, and with them the
+/// descriptors of its runtimes.
+impl Drop for World {
+    fn drop(&mut self) {
+        self.clock.cancel_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::World;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_world_leaves_nothing_behind() {
+        let world = World::new();
+        let client = world.client();
+        world.clock.spawn(async move {
+            let _kept = client;
+            std::future::pending().await
+        });
+        world.wait(Duration::from_secs(60));
+        let agent = Arc::downgrade(&world.agent);
+        drop(world);
+        assert!(agent.upgrade().is_none(), "the agent is kept");
+    }
+}

@@ -202,6 +202,13 @@ impl Simulated {
     }
 }
 
+/// Its processes hold the clock, which holds them.
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.clock.cancel_all();
+    }
+}
+
 /// A clock that continues while the machine is suspended, unlike its timers.
 #[derive(Debug, Default)]
 struct Suspended {
