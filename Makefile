@@ -145,8 +145,8 @@ model:
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
 spec: $(if $(BUILT),,build-$(flavour))
-	$(if $(CONSUL),scripts/with-consul.sh $(CONSUL) env,env -u CONSUL_HTTP_ADDR) $(lua_env) \
-		busted --lua=$(LUA) $(ARGS)
+	bash -c 'source scripts/lib.sh; exec "$$@"' spec \
+		$(if $(CONSUL),scripts/with-consul.sh $(CONSUL) env,env -u CONSUL_HTTP_ADDR) $(lua_env) busted --lua=$(LUA) $(ARGS)
 
 .PHONY: lint lint-quick lint-added $(LINTS:%=lint-%)
 ## lint: checks format, lints, documentation and wording of the Rust, Lua, shell and Go code and of the docs

@@ -18,6 +18,7 @@ source rockspec/lib.sh
 case $1 in
     luajit | lua51 | lua53 | lua54) feature=$1 ;;
     *)
+        unset "${!LUA_INIT@}" # may print, too
         # LuaJIT's _VERSION is Lua 5.1, but the two need different builds of the module.
         engine=$("$1" -e 'print(jit and "LuaJIT" or _VERSION)') || fail "the Lua interpreter $1 does not run"
         case $engine in

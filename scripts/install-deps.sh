@@ -13,7 +13,7 @@ set -euo pipefail
 purpose=${1:-test-all}
 packages=()
 lua=${LUA:-luajit}
-unset LUA_INIT # meant for the programs, not for the checks of modules below
+unset "${!LUA_INIT@}" # meant for the programs, not for the checks of modules below
 
 # Debian has two LuaJITs, of which a machine can have one; nginx's Lua module needs luajit2.
 luajit=luajit luajit_headers=libluajit-5.1-dev

@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Functions that the scripts share, those of benches included; they source this file.
 
+# What they run speaks to this machine: a proxy of the user is for downloads, and LUA_INIT for other programs.
+export no_proxy="${no_proxy:+$no_proxy,}127.0.0.1,localhost,::1"
+export NO_PROXY=$no_proxy
+unset "${!LUA_INIT@}"
+
 # cannot REASON…: ends the script with the status that means "unavailable on this machine".
 cannot() {
     echo "$*" >&2

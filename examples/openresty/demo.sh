@@ -16,6 +16,8 @@ if ! command -v "$sim" >/dev/null; then
     echo "examples/openresty/demo.sh: $sim is missing: build consul-sim, or name one with CONSUL_SIM" >&2
     exit 1
 fi
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 export LUA_PATH="${LUA_PATH:-./lua/?.lua;;}" LUA_CPATH="${LUA_CPATH:-./target/lua/luajit/?.so;;}"
 
 # How many requests a step sends to each service.

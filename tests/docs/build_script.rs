@@ -116,6 +116,18 @@ fn what_was_built_is_taken_also_where_a_target_is_configured() {
     package.has("later");
 }
 
+/// With an interpreter that prints what it runs first.
+#[test]
+fn the_engine_is_known_whatever_lua_init_prints() {
+    let package = Package::new("an interpreter with LUA_INIT");
+    package.saying("known");
+    package.write("lua", "#!/bin/sh\necho \"$LUA_INIT$LUA_INIT_5_4\"Lua 5.4\n");
+    package.run("chmod", &["+x", "lua"], &[]);
+    let set = [("LUA_INIT", "hello"), ("LUA_INIT_5_4", "hello")];
+    package.run("rockspec/build.sh", &["./lua", "made/consul_ffi.so"], &set);
+    package.has("known");
+}
+
 /// A folder with links to all programs of the `PATH` but one.
 fn path_without(program: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("without {program}"));

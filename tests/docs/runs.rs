@@ -5,6 +5,7 @@ use super::support::outside::outside_cargo;
 use crate::release::files;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread::sleep;
@@ -142,6 +143,30 @@ fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
     let said = text(&output);
     assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
     assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+}
+
+/// With a busted that shows them.
+#[test]
+fn a_users_proxy_and_lua_init_do_not_reach_the_tests() {
+    let folder = file("a user's settings");
+    let busted = folder.join("busted");
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    let shown = "echo \"$no_proxy;$NO_PROXY;$LUA_INIT$LUA_INIT_5_3$LUA_INIT_5_4\"";
+    fs::write(&busted, format!("#!/bin/sh\n{shown}\n")).expect("it can be written");
+    fs::set_permissions(&busted, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("a PATH"));
+    for command in ["make -s spec BUILT=1", "source scripts/lib.sh; busted"] {
+        let mut bash = Command::new("bash");
+        let output = outside_cargo(&mut bash)
+            .args(["-c", command])
+            .envs([("PATH", path.as_str()), ("no_proxy", "intranet")])
+            .env_remove("NO_PROXY")
+            .envs(["LUA_INIT", "LUA_INIT_5_3", "LUA_INIT_5_4"].map(|name| (name, "print()")))
+            .output()
+            .expect("bash runs");
+        let own = "intranet,127.0.0.1,localhost,::1";
+        assert_eq!(text(&output), format!("{own};{own};\n"), "{command}: {output:?}");
+    }
 }
 
 #[test]

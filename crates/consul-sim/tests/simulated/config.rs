@@ -621,14 +621,21 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let trusted = folder.file("ca.pem", authority.pem());
     // A file at the path is replaced.
     let socket = folder.file("consul.sock", "left");
+    let id = |option: &str| -> Result<String, Failed> {
+        let output = Command::new("id").arg(option).output()?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let (user, uid) = (id("-un")?, id("-u")?);
+    // Only root can give a file to another group.
+    let group = if uid == "0" { "1".to_owned() } else { id("-g")? };
     let config = format!(
-        r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ user = "root" group = "1" mode = "0600" }}
+        r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ user = "{user}" group = "{group}" mode = "0600" }}
            ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
     );
     for (given, wrong, text) in [
-        ("0600", "0x", "invalid mode specified: 0x"),
-        ("\"1\"", "\"daemon\"", "invalid group specified: daemon"),
-        ("root", "nobody-of-this-name", "failed to look up user nobody-of-this-name"),
+        ("mode = \"0600\"", "mode = \"0x\"", "invalid mode specified: 0x"),
+        (&format!("group = \"{group}\""), "group = \"daemon\"", "invalid group specified: daemon"),
+        (&format!("user = \"{user}\""), "user = \"no-user\"", "failed to look up user no-user"),
     ] {
         let why = refusal(consul::SIM, &["-hcl", &config.replace(given, wrong)])?;
         if !why.contains(&format!("Failed setting up socket: {text}")) {
@@ -654,7 +661,7 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let stays = Path::new(&socket).exists();
     if said.starts_with("HTTP/1.1 200")
         && mode & 0o777 == 0o600
-        && owner == (0, 1)
+        && owner == (uid.parse()?, group.parse()?)
         && over_tls.stdout == b"\"127.0.0.1:8300\""
         && !stays
     {
