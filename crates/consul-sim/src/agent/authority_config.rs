@@ -15,12 +15,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
-
-fn duration_text(nanos: i64) -> String {
-    let sign = if nanos < 0 { "-" } else { "" };
-    format!("{sign}{}", go::duration_text(Duration::from_nanos(nanos.unsigned_abs())))
-}
 
 /// Refuses a configuration that Consul refuses, or that requires another kind of key.
 fn check(config: &Value) -> Result<(), String> {
@@ -42,7 +36,8 @@ fn check(config: &Value) -> Result<(), String> {
         return Err("must provide a private key when providing a root cert".to_owned());
     }
     if root < intermediate {
-        let (root, intermediate) = (duration_text(root), duration_text(intermediate));
+        let (root, intermediate) =
+            (go::signed_duration_text(root), go::signed_duration_text(intermediate));
         return Err(format!(
             "root cert TTL is set and is not greater than intermediate cert ttl. root cert ttl: {root}, intermediate cert ttl: {intermediate}"
         ));
@@ -69,7 +64,7 @@ fn check(config: &Value) -> Result<(), String> {
         return Err("Intermediate Cert TTL must be greater or equal than 3h".to_owned());
     }
     if intermediate < 3 * leaf {
-        let least = duration_text(3 * leaf);
+        let least = go::signed_duration_text(3 * leaf);
         return Err(format!(
             "Intermediate Cert TTL must be greater or equal than 3 * LeafCertTTL (>={least})."
         ));

@@ -53,7 +53,7 @@ async fn a_number_of_seconds_is_a_duration_in_every_body(t: T) {
     {
         assert_eq!(text(definition, name), value);
     }
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("ext")}]).await;
+    t.deregister(&["ext"]).await;
 }
 
 async fn names_in_snake_case_are_consuls_in_every_body(t: T) {

@@ -40,10 +40,6 @@ async fn register(t: &T, node: &str, tags: Value) {
     assert_eq!(t.value("catalog_register", args![registration]).await, true.into());
 }
 
-async fn deregister(t: &T, node: &str) {
-    t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
-}
-
 async fn a_node_is_what_it_was_registered_as(t: T) {
     let registration = table! {
         "Node" = t.name("n"), "Address" = "10.9.9.9", "NodeMeta" = table! {"rack" = "r1"},
@@ -57,7 +53,7 @@ async fn a_node_is_what_it_was_registered_as(t: T) {
     assert_eq!(text(node.get("TaggedAddresses").unwrap(), "wan"), "1.2.3.4");
     let nodes = t.value("catalog_nodes", args![]).await;
     assert!(texts(&nodes, "Node").contains(&t.name("n").as_str()));
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_service_of_an_external_node_is_found(t: T) {
@@ -72,7 +68,7 @@ async fn a_service_of_an_external_node_is_found(t: T) {
     assert_eq!(instance.get("ServiceTags"), Some(&list!["a"]));
     let services = t.value("catalog_node_services", args![t.name("n")]).await;
     assert_eq!(texts(services.get("Services").unwrap(), "ID"), [t.name("s")]);
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 async fn an_unknown_service_has_no_instances(t: T) {
@@ -92,7 +88,7 @@ async fn deregistering_an_unknown_node_succeeds(t: T) {
 
 async fn a_deregistered_node_takes_its_services_along(t: T) {
     register(&t, "n", list![]).await;
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
     assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
     assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
 }
@@ -103,7 +99,7 @@ async fn a_node_without_services_has_an_empty_table_but_a_null_list(t: T) {
     assert_eq!(node.get("Services"), Some(&table! {}));
     let services = t.value("catalog_node_services", args![t.name("n")]).await;
     assert_eq!(services.get("Services"), Some(&Value::Null));
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_tag_narrows_a_service(t: T) {
@@ -111,8 +107,7 @@ async fn a_tag_narrows_a_service(t: T) {
     register(&t, "n2", list!["green"]).await;
     let found = t.value("catalog_service", args![t.name("s"); "tag" = "green"]).await;
     assert_eq!(texts(&found, "Node"), [t.name("n2")]);
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn all_tags_must_match(t: T) {
@@ -120,8 +115,7 @@ async fn all_tags_must_match(t: T) {
     register(&t, "n2", list!["a", "b"]).await;
     let found = t.value("catalog_service", args![t.name("s"); "tag" = list!["a", "b"]]).await;
     assert_eq!(texts(&found, "Node"), [t.name("n2")]);
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn node_meta_narrows_the_nodes(t: T) {
@@ -134,8 +128,7 @@ async fn node_meta_narrows_the_nodes(t: T) {
     let wanted = table! {"zone" = "z2", "test" = t.name("m")};
     let found = t.value("catalog_nodes", args![; "node_meta" = wanted]).await;
     assert_eq!(texts(&found, "Node"), [t.name("n2")]);
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn services_are_listed_with_their_tags(t: T) {
@@ -146,15 +139,14 @@ async fn services_are_listed_with_their_tags(t: T) {
     tags.sort_by_key(Value::shown);
     assert_eq!(Value::List(tags), list!["a", "b"]);
     assert!(services.get("consul").is_some());
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn names_of_services_ignore_case(t: T) {
     register(&t, "n", list![]).await;
     let found = t.value("catalog_service", args![t.name("s").to_uppercase()]).await;
     assert_eq!(found.items().len(), 1);
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_registration_without_a_node_is_refused(t: T) {
@@ -181,8 +173,7 @@ async fn a_blocking_query_on_a_service_wakes_on_an_instance(t: T) {
     let (answer, ()) = tokio::join!(query, change);
     assert_eq!(answer.value.items().len(), 2);
     assert!(answer.meta.index.unwrap() > index);
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn the_datacenter_is_known(t: T) {
@@ -213,8 +204,7 @@ async fn a_filter_chooses_among_nodes_services_and_instances(t: T) {
     let unfiltered = t.is_1_8("the list of services is not filtered");
     assert!(unfiltered || services.get("consul").is_none());
     assert!(services.get(&t.name("s")).is_some());
-    deregister(&t, "n1").await;
-    deregister(&t, "n2").await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
@@ -234,9 +224,7 @@ async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
     assert_eq!(texts(&found, "Node"), [t.name("n1"), t.name("n2")]);
     assert_eq!(t.value("health_connect", args![t.name("s")]).await.items().len(), 2);
     assert_eq!(t.value("catalog_connect", args![t.name("none")]).await, list![]);
-    for node in ["n1", "n2", "n3"] {
-        deregister(&t, node).await;
-    }
+    t.deregister(&["n1", "n2", "n3"]).await;
 }
 
 async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
@@ -250,7 +238,7 @@ async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
     assert_eq!(texts(&found, "Node"), [upper]);
     let node = t.value("catalog_node", args![t.name("n")]).await;
     assert_eq!(text(node.get("Node").unwrap(), "Node"), t.name("n"));
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 /// The official Go client sends some of these fields.
@@ -336,7 +324,7 @@ async fn what_was_read_can_be_written_back(t: T) {
         checks.items().iter().map(of).collect::<Vec<_>>()
     };
     assert_eq!(shown(&after.1), shown(&before.1));
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 /// Without what is null, which a table of Lua does not have.
@@ -394,7 +382,7 @@ async fn proxies_and_gateways_can_be_registered(t: T) {
     };
     let operation = table! {"Verb" = "set", "Node" = node.clone(), "Service" = proxy};
     t.ok("txn", args![list![table! {"Service" = operation}]]).await;
-    deregister(&t, "n").await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_registration_and_its_end_can_name_the_datacenter(t: T) {

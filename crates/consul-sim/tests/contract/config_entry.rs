@@ -714,7 +714,7 @@ async fn services_are_exported_to_peers(t: T) {
     let found = exported().await;
     assert!(found.contains(&t.name("s")) && !found.contains("\"consul\""), "{found}");
     t.ok("config_delete", args!["exported-services", "default"]).await;
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn external_services_have_no_subsets(t: T) {

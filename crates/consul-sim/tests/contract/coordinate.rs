@@ -64,7 +64,7 @@ async fn a_coordinate_is_written_a_little_later(t: T) {
     assert_eq!(found.get("Coord").unwrap().get("Vec").unwrap().items()[0].as_u64(), Some(3));
     let nodes = t.value("coordinate_nodes", args![]).await;
     assert!(texts(&nodes, "Node").contains(&&*t.name("n")));
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
     assert_eq!(coordinates(&t, "n").await, list![]);
 }
 
@@ -107,7 +107,7 @@ async fn near_an_unknown_node_the_order_is_that_of_names(t: T) {
     let found = t.value("catalog_service", args![t.name("s"); "near" = t.name("none")]).await;
     assert_eq!(texts(&found, "Node"), [t.name("n1"), t.name("n2")]);
     for node in ["n1", "n2"] {
-        t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
+        t.deregister(&[node]).await;
     }
 }
 
@@ -127,5 +127,5 @@ async fn there_is_one_segment(t: T) {
         let one = t.raw("GET", &format!("/v1/coordinate/node/{}{segment}", t.name("n")), "").await;
         assert_eq!(one.status, if is_there { 200 } else { 404 }, "{segment}");
     }
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }

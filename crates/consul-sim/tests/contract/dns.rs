@@ -60,12 +60,6 @@ fn check(status: &str) -> String {
     format!(r#","Check":{{"Name":"c","Status":"{status}"}}"#)
 }
 
-async fn deregister(t: &T, nodes: &[&str]) {
-    for node in nodes {
-        t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
-    }
-}
-
 async fn a_service_has_addresses(t: T) {
     register(&t, "n", "10.0.0.1", &service(&t, "")).await;
     register(&t, "m", "10.0.0.2", &service(&t, r#","Address":"10.0.0.3""#)).await;
@@ -90,7 +84,7 @@ async fn a_service_has_addresses(t: T) {
         assert_eq!(all, ["A 10.0.0.1", "A 10.0.0.3", "AAAA 2001:db8::1"]);
         assert_eq!(answers(&dns::over_tcp(t.dns(), &question(&name, ANY))), all);
     }
-    deregister(&t, &["n", "m", "o"]).await;
+    t.deregister(&["n", "m", "o"]).await;
 }
 
 async fn critical_instances_have_no_address(t: T) {
@@ -105,7 +99,7 @@ async fn critical_instances_have_no_address(t: T) {
         register(&t, node, address, &check("critical")).await;
     }
     assert_eq!(code(&ask(&t, &name, A).await), ResponseCode::NXDomain);
-    deregister(&t, &["n", "m", "o"]).await;
+    t.deregister(&["n", "m", "o"]).await;
 }
 
 async fn a_port_has_a_weight_and_a_node(t: T) {
@@ -122,7 +116,7 @@ async fn a_port_has_a_weight_and_a_node(t: T) {
     assert!(reply.additionals.iter().all(|record| record.name == owner), "{reply}");
     register(&t, "n", "10.0.0.1", &check("warning")).await;
     assert_eq!(answers(&ask(&t, &name, SRV).await), [format!("SRV 1 2 80 {target}")]);
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn an_instance_may_have_its_own_address(t: T) {
@@ -136,7 +130,7 @@ async fn an_instance_may_have_its_own_address(t: T) {
     let addresses: Vec<_> =
         section(&reply.additionals).into_iter().filter(|text| !text.starts_with("TXT")).collect();
     assert_eq!(addresses, ["A 10.0.0.9", "AAAA 2001:db8::9"]);
-    deregister(&t, &["n", "m"]).await;
+    t.deregister(&["n", "m"]).await;
 }
 
 async fn tags_choose_instances(t: T) {
@@ -165,7 +159,7 @@ async fn tags_choose_instances(t: T) {
         let reply = ask(&t, &format!("_{name}._tcp.consul."), SRV).await;
         assert_eq!(reply.answers.len(), 2, "{reply}");
     }
-    deregister(&t, &["n", "m"]).await;
+    t.deregister(&["n", "m"]).await;
 }
 
 async fn a_node_has_an_address_and_metadata(t: T) {
@@ -181,7 +175,7 @@ async fn a_node_has_an_address_and_metadata(t: T) {
     assert_eq!((code(&reply), answers(&reply)), (ResponseCode::NoError, vec![]));
     let dotted = format!("{}.node.dc1.consul.", t.name("a.b"));
     assert_eq!(answers(&ask(&t, &dotted, AAAA).await), ["AAAA 2001:db8::1"]);
-    deregister(&t, &["n", "a.b"]).await;
+    t.deregister(&["n", "a.b"]).await;
 }
 
 async fn an_unknown_name_does_not_exist(t: T) {
@@ -207,7 +201,7 @@ async fn an_unknown_name_does_not_exist(t: T) {
             (SOA, "consul.".to_owned())
         );
     }
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_name_may_have_no_data_of_a_type(t: T) {
@@ -221,7 +215,7 @@ async fn a_name_may_have_no_data_of_a_type(t: T) {
     let node = format!("{}.node.consul.", t.name("n"));
     let reply = ask(&t, &node, MX).await;
     assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::NoError, 0));
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn the_domain_has_an_authority(t: T) {
@@ -258,7 +252,7 @@ async fn an_address_may_be_a_name(t: T) {
     // Other domains are not asked.
     let reply = ask(&t, &format!("{}.node.consul.", t.name("far")), A).await;
     assert_eq!(answers(&reply), ["CNAME example.com."]);
-    deregister(&t, &["n", "m", "far"]).await;
+    t.deregister(&["n", "m", "far"]).await;
 }
 
 async fn names_that_lead_in_circles_end(t: T) {
@@ -272,7 +266,7 @@ async fn names_that_lead_in_circles_end(t: T) {
         expected.push(to_n);
     }
     assert_eq!(answers(&reply), expected);
-    deregister(&t, &["n", "m"]).await;
+    t.deregister(&["n", "m"]).await;
 }
 
 async fn an_address_is_answered_once(t: T) {
@@ -286,7 +280,7 @@ async fn an_address_is_answered_once(t: T) {
             assert_eq!(answers(&reply), [address], "{name}");
         }
     }
-    deregister(&t, &["n", "m"]).await;
+    t.deregister(&["n", "m"]).await;
 }
 
 async fn an_address_has_a_name(t: T) {
@@ -330,7 +324,7 @@ async fn addresses_are_found_in_reverse(t: T) {
     if !t.is_1_8("an unknown address is a failure of the server") {
         assert_eq!((code(&reply), reply.authorities.len()), (ResponseCode::NXDomain, 1));
     }
-    deregister(&t, &["n", "m"]).await;
+    t.deregister(&["n", "m"]).await;
 }
 
 async fn a_query_is_executed(t: T) {
@@ -346,7 +340,7 @@ async fn a_query_is_executed(t: T) {
     }
     let reply = ask(&t, &format!("{name}.query.consul."), SRV).await;
     assert_eq!(answers(&reply), [format!("SRV 1 1 80 {}.node.dc1.consul.", t.name("n"))]);
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
     let reply = ask(&t, &format!("{name}.query.consul."), A).await;
     assert_eq!(code(&reply), ResponseCode::NXDomain);
     t.raw("DELETE", &format!("/v1/query/{id}"), "").await;
@@ -371,7 +365,7 @@ async fn only_the_answer_of_a_query_is_for_a_network(t: T) {
         assert_eq!((subnet.source_prefix(), subnet.scope_prefix()), (24, scope), "{name}");
     }
     t.raw("DELETE", &format!("/v1/query/{id}"), "").await;
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn the_mesh_has_names(t: T) {
@@ -393,7 +387,7 @@ async fn the_mesh_has_names(t: T) {
         let reply = ask(&t, &format!("{service}-none.virtual.consul."), A).await;
         assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::NoError, 0));
     }
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 /// A holder of a virtual address: an instance in the mesh or outside, a proxy for it, an entry with its name.
@@ -480,7 +474,7 @@ async fn a_virtual_address_ends_with_its_holders(t: T) {
         let name = format!("{}.virtual.consul.", t.name(name));
         assert_eq!(ask(&t, &name, A).await.answers.len(), 1, "{name}");
     }
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn answers_over_udp_are_short(t: T) {
@@ -513,7 +507,7 @@ async fn answers_over_udp_are_short(t: T) {
         assert!(!reply.metadata.truncation);
     }
     let nodes: Vec<_> = nodes.iter().map(String::as_str).collect();
-    deregister(&t, &nodes).await;
+    t.deregister(&nodes).await;
 }
 
 async fn instances_come_in_random_order(t: T) {
@@ -529,7 +523,7 @@ async fn instances_come_in_random_order(t: T) {
         first.insert(reply.answers[0].data.to_string());
     }
     assert_eq!(first.len(), 3);
-    deregister(&t, &["n1", "n2", "n3"]).await;
+    t.deregister(&["n1", "n2", "n3"]).await;
 }
 
 async fn names_keep_their_capitals(t: T) {
@@ -544,7 +538,7 @@ async fn names_keep_their_capitals(t: T) {
         "Consul"
     };
     assert_eq!(answers(&reply), [format!("SRV 1 1 80 {}.node.dc1.{domain}.", t.name("N"))]);
-    deregister(&t, &["N"]).await;
+    t.deregister(&["N"]).await;
 }
 
 /// As Consul takes the escape of text form for a part of the name.
@@ -561,7 +555,7 @@ async fn a_name_with_a_space_is_not_found(t: T) {
     }
     let plain = format!("{}.node.consul.", t.name("plain"));
     assert_eq!(answers(&ask(&t, &plain, A).await), ["A 10.0.0.2"]);
-    deregister(&t, &["n o", "plain"]).await;
+    t.deregister(&["n o", "plain"]).await;
 }
 
 async fn other_domains_are_refused(t: T) {
@@ -639,7 +633,7 @@ async fn dns_has_a_token(t: T) {
     assert_eq!(answers(&ask(&t, &names[1], A).await), ["A 10.0.0.1"]);
     use_default("").await;
     assert_eq!(code(&ask(&t, &names[1], A).await), ResponseCode::NXDomain);
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn callers_without_permission_learn_what_is_unknown(t: T) {

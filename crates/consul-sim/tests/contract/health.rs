@@ -34,12 +34,6 @@ async fn register(t: &T, node: &str, status: &str) {
     t.ok("catalog_register", args![registration]).await;
 }
 
-async fn deregister(t: &T, nodes: &[&str]) {
-    for node in nodes {
-        t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
-    }
-}
-
 fn nodes(found: &Value) -> Vec<&str> {
     found.items().iter().map(|item| text(item.get("Node").unwrap(), "Node")).collect()
 }
@@ -56,7 +50,7 @@ async fn an_instance_comes_with_its_node_and_checks(t: T) {
     assert_eq!(texts(checks, "Status"), ["passing"]);
     assert_eq!(t.value("health_checks", args![t.name("s")]).await.items().len(), 1);
     assert_eq!(t.value("health_node", args![t.name("n")]).await.items().len(), 1);
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn passing_leaves_out_instances_that_warn_or_fail(t: T) {
@@ -67,7 +61,7 @@ async fn passing_leaves_out_instances_that_warn_or_fail(t: T) {
     assert_eq!(all.items().len(), 3);
     let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
     assert_eq!(nodes(&healthy), [t.name("n1")]);
-    deregister(&t, &["n1", "n2", "n3"]).await;
+    t.deregister(&["n1", "n2", "n3"]).await;
 }
 
 async fn the_last_instance_takes_the_place_of_one_that_does_not_pass(t: T) {
@@ -78,7 +72,7 @@ async fn the_last_instance_takes_the_place_of_one_that_does_not_pass(t: T) {
     }
     let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
     assert_eq!(nodes(&healthy), [t.name("n4"), t.name("n2")]);
-    deregister(&t, &["n1", "n2", "n3", "n4"]).await;
+    t.deregister(&["n1", "n2", "n3", "n4"]).await;
 }
 
 async fn an_unknown_service_or_node_is_an_empty_list(t: T) {
@@ -97,7 +91,7 @@ async fn a_node_check_makes_its_services_unhealthy(t: T) {
     let all = t.value("health_service", args![t.name("s")]).await;
     let checks = all.items()[0].get("Checks").unwrap();
     assert_eq!(texts(checks, "CheckID"), ["disk".to_owned(), t.name("c")]);
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn checks_are_found_by_state(t: T) {
@@ -106,7 +100,7 @@ async fn checks_are_found_by_state(t: T) {
     assert!(is_ours(&t.value("health_state", args!["warning"]).await));
     assert!(is_ours(&t.value("health_state", args!["any"]).await));
     assert!(!is_ours(&t.value("health_state", args!["critical"]).await));
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn an_unknown_state_is_refused_before_any_request(t: T) {
@@ -133,7 +127,7 @@ async fn a_blocking_query_wakes_when_a_check_fails(t: T) {
     assert!(start.elapsed() < AT_ONCE);
     let checks = answer.value.items()[0].get("Checks").unwrap();
     assert_eq!(texts(checks, "Status"), ["critical"]);
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_cached_read_is_marked_in_the_metadata(t: T) {
@@ -148,7 +142,7 @@ async fn a_cached_read_is_marked_in_the_metadata(t: T) {
     let answer = t.ok("health_service", control("max-age=60, stale-if-error=600")).await;
     assert!(answer.meta.age_s.is_some_and(|age| age <= 60), "{:?}", answer.meta);
     t.fails("health_service", control("max-age=soon"), Kind::Argument).await;
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_filter_chooses_instances_and_checks(t: T) {
@@ -163,7 +157,7 @@ async fn a_filter_chooses_instances_and_checks(t: T) {
     assert_eq!(texts(&t.value("health_checks", passing).await, "Node"), [t.name("n1")]);
     let none = args![t.name("n1"); "filter" = "Status == critical"];
     assert_eq!(t.value("health_node", none).await, list![]);
-    deregister(&t, &["n1", "n2"]).await;
+    t.deregister(&["n1", "n2"]).await;
 }
 
 async fn the_checks_of_a_service_are_found_in_any_case(t: T) {
@@ -177,7 +171,7 @@ async fn the_checks_of_a_service_are_found_in_any_case(t: T) {
     for name in [service.to_uppercase(), service.to_lowercase(), service] {
         assert_eq!(t.value("health_checks", args![name]).await.items().len(), 1);
     }
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_wait_for_the_nearest_instance_is_not_streamed(t: T) {
@@ -190,5 +184,5 @@ async fn a_wait_for_the_nearest_instance_is_not_streamed(t: T) {
         let answer = t.raw("GET", &path, "").await;
         assert_eq!(answer.header("x-consul-query-backend"), Some(backend), "{path}");
     }
-    deregister(&t, &["n"]).await;
+    t.deregister(&["n"]).await;
 }

@@ -49,7 +49,7 @@ async fn usage_counts_services(t: T) {
     };
     t.ok("catalog_register", args![node]).await;
     assert!(count("Services").await >= 2 && count("BillableServiceInstances").await >= 1);
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn operators_need_permissions(t: T) {

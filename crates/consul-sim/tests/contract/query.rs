@@ -55,12 +55,6 @@ async fn register(t: &T, node: &str, tag: &str, status: &str) {
     t.ok("catalog_register", args![registration]).await;
 }
 
-async fn deregister(t: &T, nodes: &[&str]) {
-    for node in nodes {
-        t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
-    }
-}
-
 /// The nodes that a query finds, sorted.
 async fn found(t: &T, name: &str) -> Vec<String> {
     let answer = t.value("query_execute", args![t.name(name)]).await;
@@ -215,7 +209,7 @@ async fn a_critical_instance_is_not_found_unless_its_check_is_ignored(t: T) {
         assert_eq!(found(&t, "q").await, *expected, "{only_passing}");
     }
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn an_instance_on_a_critical_node_is_not_found(t: T) {
@@ -227,7 +221,7 @@ async fn an_instance_on_a_critical_node_is_not_found(t: T) {
     let id = create(&t, "q", table! {"Service" = t.name("web")}).await;
     assert_eq!(found(&t, "q").await, [t.name("a")]);
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn a_limit_below_zero_is_none(t: T) {
@@ -240,7 +234,7 @@ async fn a_limit_below_zero_is_none(t: T) {
         assert_eq!(answer["Nodes"].as_array().unwrap().len(), count, "{limit}");
     }
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn only_passing_leaves_out_warnings(t: T) {
@@ -250,7 +244,7 @@ async fn only_passing_leaves_out_warnings(t: T) {
     let id = create(&t, "q", passing).await;
     assert_eq!(found(&t, "q").await, [t.name("b")]);
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn an_answer_tells_no_tags_from_an_empty_list(t: T) {
@@ -269,7 +263,7 @@ async fn an_answer_tells_no_tags_from_an_empty_list(t: T) {
     assert_eq!((count("\"Tags\":null"), count("\"Tags\":[]")), (1, 1), "{answer}");
     assert_eq!(count("\"ServiceTags\":null"), 2, "{answer}");
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn tags_and_metadata_filter_the_instances(t: T) {
@@ -291,7 +285,7 @@ async fn tags_and_metadata_filter_the_instances(t: T) {
         assert_eq!(found(&t, "q").await, [t.name(node)], "{service:?}");
     }
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b"]).await;
+    t.deregister(&["a", "b"]).await;
 }
 
 async fn the_nearest_instance_is_the_first(t: T) {
@@ -309,7 +303,7 @@ async fn the_nearest_instance_is_the_first(t: T) {
         assert_eq!(first(args![t.name("q"); "near" = t.name("c")]).await, t.name("c"));
     }
     t.ok("query_delete", args![id]).await;
-    deregister(&t, &["a", "b", "c"]).await;
+    t.deregister(&["a", "b", "c"]).await;
 }
 
 async fn an_empty_answer_is_looked_for_at_the_peers(t: T) {

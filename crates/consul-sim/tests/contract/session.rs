@@ -199,7 +199,7 @@ async fn a_session_ends_with_a_check_that_is_spelt_in_another_way(t: T) {
     );
     t.ok("catalog_register", args![with("critical")]).await;
     assert_eq!(t.value("session_info", args![id]).await, Value::Null);
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn renewing_an_unknown_session_is_session_invalid(t: T) {

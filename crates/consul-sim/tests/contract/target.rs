@@ -274,6 +274,13 @@ impl T {
         }
     }
 
+    /// Deregisters nodes of the test.
+    pub async fn deregister(&self, nodes: &[&str]) {
+        for node in nodes {
+            self.ok("catalog_deregister", args![table! {"Node" = self.name(node)}]).await;
+        }
+    }
+
     /// The value of a call that must succeed.
     pub async fn value(&self, method: &str, args: Args) -> Value {
         self.ok(method, args).await.value

@@ -155,7 +155,7 @@ async fn only_mesh_gateways_have_metadata_of_the_mesh(t: T) {
         assert_eq!(answer.status == 200, status == 200, "{kind}: {}", answer.body);
     }
     t.ok("agent_service_deregister", args![t.name("g")]).await;
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn a_sidecar_checks_its_port_and_its_service(t: T) {
@@ -351,7 +351,7 @@ async fn an_instance_in_the_mesh_has_the_virtual_address_of_its_service(t: T) {
     assert_eq!(virtual_addresses(&t, "p").await, native);
     assert_ne!(virtual_addresses(&t, "q").await, native);
     assert_eq!(virtual_addresses(&t, "plain").await, [None]);
-    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+    t.deregister(&["n"]).await;
 }
 
 async fn reads_of_instances_in_the_mesh_ignore_tags(t: T) {
