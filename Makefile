@@ -92,10 +92,14 @@ consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
 IN_PROCESSES := demo-cluster test-consul-cluster demo-tsdb
 $(IN_PROCESSES): consul-sim
 $(IN_PROCESSES): consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
-	CONSUL_BIN=$(or $(CONSUL_SIM),$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim)) scripts/with-consul.sh 1.21))
+	CONSUL_BIN="$(or $(CONSUL_SIM),$(cargo_folder)/debug/consul-sim)" scripts/with-consul.sh 1.21))
+
+# Whatever the user's configuration of cargo says.
+cargo_folder = $(or $(CARGO_TARGET_DIR),target)
 
 consul-sim:
-	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --package consul-sim --bin consul-sim)
+	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,env -u CARGO_BUILD_TARGET CARGO_TARGET_DIR="$(cargo_folder)" \
+		cargo build --quiet --package consul-sim --bin consul-sim)
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo

@@ -158,7 +158,10 @@ step_lint-engines() {
 # What cargo builds for the tests, and the programs that they start.
 rules=(--features "consul-cluster/sabotage,consul-replication/sabotage,consul_ffi/luajit")
 rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
-PROGRAMS=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}/debug")
+# The user's configuration of cargo may name other folders, and a target, which has a folder of its own.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+unset CARGO_BUILD_TARGET
+PROGRAMS=$(realpath --canonicalize-missing "$CARGO_TARGET_DIR/debug")
 export PROGRAMS
 # Those of the steps, as arguments of cargo.
 of_processes=(--test programs)

@@ -145,6 +145,24 @@ fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
     assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
 }
 
+#[test]
+fn a_demo_finds_the_consul_sim_that_it_builds_whatever_cargo_is_told() {
+    for (variable, folder) in [("CARGO_TARGET_DIR", "a folder"), ("CARGO_BUILD_TARGET", "target")] {
+        let mut make = Command::new("make");
+        let output = outside_cargo(make.args(["-n", "demo-cluster"]))
+            .env_remove("CARGO_TARGET_DIR")
+            .env_remove("CONSUL_HTTP_ADDR")
+            .env(variable, folder)
+            .output()
+            .expect("make runs");
+        let said = text(&output);
+        let build = format!("env -u CARGO_BUILD_TARGET CARGO_TARGET_DIR=\"{folder}\"");
+        assert!(said.contains(&build), "{said}");
+        let run = format!("CONSUL_BIN=\"{folder}/debug/consul-sim\" scripts/with-consul.sh 1.21 ");
+        assert!(said.contains(&run), "{said}");
+    }
+}
+
 /// With a busted that shows them.
 #[test]
 fn a_users_proxy_and_lua_init_do_not_reach_the_tests() {
