@@ -119,7 +119,7 @@ fn check_owner(mark: &DiskMark, store: &str, node: &str) -> Result<(), Error> {
     Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
 }
 
-/// What tells a later opening whether the storage has survived; nothing if it survives the machine.
+/// The sign by which a later opening knows whether the storage has survived; none if it survives the machine.
 fn boot(
     survives: Survives,
     this_boot: Option<String>,

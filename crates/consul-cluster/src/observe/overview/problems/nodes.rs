@@ -1,4 +1,4 @@
-//! What is not well with the nodes.
+//! The problems of nodes.
 
 use super::stores::{is_of_unread_map, of_fault};
 use super::{
@@ -223,7 +223,7 @@ pub(super) fn of_pairs(overview: &Overview) -> Option<Problem> {
     Some(error("nodes_apart", &format!("{one}, {other}"), text, cure.to_owned()))
 }
 
-/// What is not well with its state in Consul.
+/// The problem of its state in Consul.
 fn of_state(node: &NodeOverview, overview: &Overview, are_many_gone: bool) -> Option<Problem> {
     let id = node.id.as_str();
     match node.state {

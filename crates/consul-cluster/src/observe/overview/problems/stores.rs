@@ -1,4 +1,4 @@
-//! What is not well with the stores' replicas.
+//! The problems of the replicas of stores.
 
 use super::{
     Level, Problem, error, is_cut_off, knows_no_node, listed, listed_shards, may_be_given_up, note,
