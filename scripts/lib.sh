@@ -16,11 +16,12 @@ cannot() {
 # FILE already, COMMAND makes its content in the folder that is its argument. Runs that start at the
 # same time wait for the first one. `cannot` in COMMAND leaves the cache as it was.
 cache_once() {
-    local cache=${XDG_CACHE_HOME:-$HOME/.cache}/consul_ffi
+    local cache=${XDG_CACHE_HOME:-${HOME:-}/.cache}/consul_ffi
     cached=$cache/$1
     [ ! -e "$cached/$2" ] || return 0
     command -v flock >/dev/null || cannot "flock is missing (package util-linux)"
-    mkdir -p "$cache"
+    { mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null ||
+        cannot "$cache cannot be made or written to: set XDG_CACHE_HOME to a folder for what is downloaded"
     exec 9>"$cached.lock"
     flock 9
     # Another run may have made it during the wait.

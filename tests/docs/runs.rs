@@ -146,6 +146,18 @@ fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
 }
 
 #[test]
+fn what_cannot_be_kept_in_the_home_is_unavailable() {
+    for home in ["/dev/null", "/proc"] {
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", "source scripts/lib.sh; cache_once a b true"]).env("HOME", home);
+        let output = bash.env_remove("XDG_CACHE_HOME").output().expect("bash runs");
+        assert_eq!(output.status.code(), Some(3), "{home}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("set XDG_CACHE_HOME"), "{home}: {said}");
+    }
+}
+
+#[test]
 fn a_demo_finds_the_consul_sim_that_it_builds_whatever_cargo_is_told() {
     for (variable, folder) in [("CARGO_TARGET_DIR", "a folder"), ("CARGO_BUILD_TARGET", "target")] {
         let mut make = Command::new("make");
