@@ -112,6 +112,9 @@ looks_at_work=10
 # prepare_runs: sets `folder`, a temporary folder, and two files in it: `log` has what the last `run` printed, `notes` the
 # SKIPPED lines and the failed tests of all runs.
 prepare_runs() {
+    # A shell of macOS begins with 256, and one test has a hundred connections with both ends.
+    [ "$(ulimit -Sn)" = unlimited ] || [ "$(ulimit -Sn)" -ge 1024 ] || ulimit -Sn 1024 2>/dev/null ||
+        cannot "the tests need 1024 open files, and the limit here is $(ulimit -Hn): raise it (ulimit -n)"
     folder=$(mktemp -d "${TMPDIR:-/tmp}/consul_ffi-run.XXXXXX")
     log=$folder/log
     notes=$folder/skipped

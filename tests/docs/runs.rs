@@ -146,6 +146,23 @@ fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
 }
 
 #[test]
+fn tests_have_enough_open_files_or_do_not_begin() {
+    let with = |limit: &str| {
+        let script = format!("ulimit {limit}; source scripts/lib.sh; prepare_runs; ulimit -Sn");
+        let mut bash = Command::new("bash");
+        let bash = bash.args(["-euc", &script]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        bash.output().expect("bash runs")
+    };
+    for (limit, has) in [("-Sn 256", "1024\n"), ("-Sn 1025", "1025\n"), ("-n 1024", "1024\n")] {
+        assert_eq!(text(&with(limit)), has, "{limit}");
+    }
+    let refused = with("-n 1023");
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("need 1024 open files, and the limit here is 1023"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_kept_in_the_home_is_unavailable() {
     for home in ["/dev/null", "/proc"] {
         let mut bash = Command::new("bash");
