@@ -372,7 +372,8 @@ fn the_cure_of_two_new_disks_helps() {
         assert_eq!(problem.problem, "shard_at_risk");
         for words in [
             "put back the disk of n2, n3 that the map names",
-            "`consul-ha accept-loss points SHARD` for each shard, with --force for a node that lives",
+            "`consul-ha accept-loss points 0`, and likewise for shards 1, 2, 3",
+            ", with --force for a node that lives",
         ] {
             assert!(problem.cure.contains(words), "{words}: {problem:?}");
         }
