@@ -6,7 +6,6 @@ use crate::http::decode::{GoType, Json, Object};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
-use crate::http::route::check_datacenter;
 use crate::store::State;
 use consul_api::api::acl as wire;
 use serde::Serialize;
@@ -40,7 +39,7 @@ fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::bad(why));
     }
     if !requests.is_empty() {
-        check_datacenter(call, &state.settings)?;
+        call.check_datacenter(&state.settings)?;
     }
     let authority = state.authority(call);
     authority.known()?;

@@ -3,6 +3,7 @@
 use super::reply::{Refusal, Style};
 use crate::filter::Filter;
 use crate::go::{self, lossy};
+use crate::settings::Settings;
 use bytes::Bytes;
 use consul_api::table::Endpoint;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -31,6 +32,17 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Refuses other datacenters.
+    pub fn check_datacenter(&self, settings: &Settings) -> Result<(), Refusal> {
+        let asked = [self.query.get("datacenter"), self.query.get("dc")];
+        match asked.into_iter().find(|name| !name.is_empty()) {
+            Some(name) if name != settings.datacenter => {
+                Err(Refusal::server("No path to datacenter"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The entries that the filter keeps.
     pub fn select<T: Serialize>(
         &self,

@@ -323,7 +323,7 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 /// Refuses other datacenters, and reads the filter.
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     if asks_a_datacenter(call.endpoint) {
-        check_datacenter(call, settings)?;
+        call.check_datacenter(settings)?;
     }
     let expression = call.query.get("filter");
     if let Some(schema) = call.endpoint.filter.map(filter::schema::of)
@@ -335,15 +335,6 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
         call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
     }
     Ok(())
-}
-
-/// Refuses other datacenters.
-pub(crate) fn check_datacenter(call: &Call, settings: &Settings) -> Result<(), Refusal> {
-    let asked = [call.query.get("datacenter"), call.query.get("dc")];
-    match asked.into_iter().find(|name| !name.is_empty()) {
-        Some(name) if name != settings.datacenter => Err(Refusal::server("No path to datacenter")),
-        _ => Ok(()),
-    }
 }
 
 /// The paths whose writes go to the primary datacenter, whatever the parameter says.

@@ -16,7 +16,6 @@ use crate::http::decode::{GoType, Json, Object};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
-use crate::http::route::check_datacenter;
 use crate::store::State;
 use crate::store::timer::Timer;
 use consul_api::api::acl as wire;
@@ -173,7 +172,7 @@ fn logout(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let Some(secret) = state.given_secret(call) else {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "Supplied token does not exist"));
     };
-    check_datacenter(call, &state.settings)?;
+    call.check_datacenter(&state.settings)?;
     let Some(token) = state.acl.tokens.get(&secret) else {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "ACL not found"));
     };
