@@ -391,15 +391,16 @@ fn next_event(call: &Call<ClusterNode>, limit: Option<Duration>) -> native::Resu
     let name = event.name().into_lua(lua)?;
     let detail = match event {
         Event::LeaderChanged(id) => id.into_lua(lua)?,
-        Event::NodeJoined(id) | Event::NodeLeft(id) => id.into_lua(lua)?,
         Event::ShardsChanged(epoch) => value::to_lua(lua, &epoch.into())?,
         Event::Suspended | Event::Resumed => LuaValue::Nil,
         Event::Frozen(ids) if ids.is_empty() => LuaValue::Nil,
         Event::Frozen(ids) => lua.create_sequence_from(ids)?.into_lua(lua)?,
-        Event::StoreChanges(what) | Event::StoreChanged(what) | Event::DiskInDoubt(what) => {
-            what.into_lua(lua)?
-        }
-        Event::Stopped(why) => why.into_lua(lua)?,
+        Event::NodeJoined(what)
+        | Event::NodeLeft(what)
+        | Event::StoreChanges(what)
+        | Event::StoreChanged(what)
+        | Event::DiskInDoubt(what)
+        | Event::Stopped(what) => what.into_lua(lua)?,
     };
     Ok(Returned::Pair(name, detail))
 }

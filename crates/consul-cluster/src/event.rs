@@ -62,14 +62,15 @@ impl Event {
     pub fn detail(&self) -> String {
         match self {
             Event::LeaderChanged(id) => id.clone().unwrap_or_default(),
-            Event::NodeJoined(id) | Event::NodeLeft(id) => id.clone(),
             Event::ShardsChanged(epoch) => epoch.to_string(),
             Event::Suspended | Event::Resumed => String::new(),
             Event::Frozen(ids) => ids.join(", "),
-            Event::StoreChanges(what) | Event::StoreChanged(what) | Event::DiskInDoubt(what) => {
-                what.clone()
-            }
-            Event::Stopped(why) => why.clone(),
+            Event::NodeJoined(what)
+            | Event::NodeLeft(what)
+            | Event::StoreChanges(what)
+            | Event::StoreChanged(what)
+            | Event::DiskInDoubt(what)
+            | Event::Stopped(what) => what.clone(),
         }
     }
 }

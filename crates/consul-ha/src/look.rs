@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
-    let leading = leader.filter(|_| leads(overview.leader.as_ref()));
+    let does_not_lead = overview.leader.as_ref().is_some_and(LeaderOverview::does_not_lead);
+    let leading = leader.filter(|_| !does_not_lead);
     let mut text = node_table(&overview.nodes, leading, !overview.stores.is_empty());
     say_age(overview.age_ms);
     if overview.nodes.is_empty() {
@@ -220,11 +221,6 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
     Shown { text, json, is_well: node.is_some() }
 }
 
-/// Whether a node leads, unless it tells otherwise itself.
-fn leads(leader: Option<&LeaderOverview>) -> bool {
-    leader.is_some_and(|leader| leader.leads != Some(false))
-}
-
 /// `leader`
 pub async fn leader(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
@@ -234,7 +230,7 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         let json = json!({ "leader": null, "age_ms": overview.age_ms });
         return Ok(Shown { text, json, is_well: false });
     };
-    let is_well = leads(overview.leader.as_ref());
+    let is_well = !leader.does_not_lead();
     let text = format!(
         "{} at {}, elected {}, fencing token {}{}",
         leader.node_id,
@@ -507,23 +503,6 @@ mod tests {
             [&["n3", "a:1", "z", "active", "down"], &rest[..], &["-", "15"]].concat(),
         ];
         assert_eq!(lines, expected, "{shown}");
-    }
-
-    #[test]
-    fn a_node_that_tells_that_it_does_not_lead_is_not_the_leader() {
-        for (told, expected) in [(None, true), (Some(true), true), (Some(false), false)] {
-            let leader = LeaderOverview {
-                node_id: "n1".to_owned(),
-                address: String::new(),
-                elected_at_ms: 0,
-                session: String::new(),
-                token: 1,
-                lease_ms: None,
-                leads: told,
-            };
-            assert_eq!(leads(Some(&leader)), expected, "{told:?}");
-        }
-        assert!(!leads(None));
     }
 
     #[test]

@@ -134,6 +134,13 @@ pub struct LeaderOverview {
     pub leads: Option<bool>,
 }
 
+impl LeaderOverview {
+    /// Whether it tells that it may not act.
+    pub fn does_not_lead(&self) -> bool {
+        self.leads == Some(false)
+    }
+}
+
 /// A member.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeOverview {

@@ -9,7 +9,8 @@ use crate::nodes::pause::Pause;
 use crate::shell::{self, operand, operands};
 use crate::stores::UnreadStores;
 use nodes::{
-    Strangers, is_gone, many_down, of_clock, of_drains, of_node, of_pairs, of_versions, own_clock,
+    Strangers, forget, is_gone, many_down, of_clock, of_drains, of_node, of_pairs, of_versions,
+    own_clock,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -196,9 +197,9 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         };
         let text = format!("{id} is stopped, and {does} when it starts");
         let cure = format!(
-            "`consul-ha {verb} {}` when the work is done; if it does not come back, `consul-ha forget {}`",
+            "`consul-ha {verb} {}` when the work is done; if it does not come back, {}",
             operand(id, "--off"),
-            operand(id, "")
+            forget(id)
         );
         found.push(note("mode_kept", id, text, cure));
     }
@@ -237,7 +238,7 @@ fn of_leader(overview: &Overview) -> Option<Problem> {
         let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
                     (`consul operator raft list-peers`)";
         Some(error("not_in_touch", "", text.to_owned(), cure.to_owned()))
-    } else if let Some(leader) = overview.leader.as_ref().filter(|it| it.leads == Some(false)) {
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| it.does_not_lead()) {
         let id = &leader.node_id;
         let text =
             format!("{id} has the leader's key and does not lead: it has no proof that it may");

@@ -172,7 +172,7 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
         _ => format!("{id} has been down for {seconds} s"),
     };
     let cure = match may_be_given_up(overview) {
-        true => format!("start it, or `consul-ha forget {}`", operand(id, "")),
+        true => format!("start it, or {}", forget(id)),
         false => "start it".to_owned(),
     };
     error("node_down", id, text, cure)
@@ -183,13 +183,18 @@ pub(super) fn is_gone(node: &NodeOverview) -> bool {
     node.state == NodeState::Down && !node.lost_consul && node.ended.is_none()
 }
 
+/// The command that removes a node that is gone for good.
+pub(super) fn forget(id: &str) -> String {
+    format!("`consul-ha forget {}`", operand(id, ""))
+}
+
 /// Says of more nodes than a text names that they are down, instead of the same of each.
 pub(super) fn many_down(gone: &[&NodeOverview], overview: &Overview) -> Problem {
     let text = format!("{} are down", listed(gone.iter().map(|node| &node.id)));
-    let forget = |node: &&NodeOverview| format!("`consul-ha forget {}`", operand(&node.id, ""));
     let cure = match may_be_given_up(overview) {
         true => {
-            format!("start them; what is gone for good: {}", listed(gone.iter().map(forget)))
+            let commands = listed(gone.iter().map(|node| forget(&node.id)));
+            format!("start them; what is gone for good: {commands}")
         }
         false => "start them".to_owned(),
     };

@@ -1472,3 +1472,15 @@ fn a_map_that_nobody_can_read_is_told_once() {
         assert_eq!(found, expected, "{unread_of:?} {is_of_map} {functions:?}");
     }
 }
+
+#[test]
+fn a_node_that_tells_that_it_does_not_lead_is_not_the_leader() {
+    for (told, leads) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let mut overview = well();
+        let leader = overview.leader.as_mut().expect("one");
+        leader.leads = told;
+        assert_eq!(leader.does_not_lead(), !leads, "{told:?}");
+        let is_told = problems(&overview).iter().any(|it| it.problem == "leader_does_not_lead");
+        assert_eq!(is_told, !leads, "{told:?}");
+    }
+}
