@@ -23,14 +23,6 @@ local MIN_SESSION_TTL, MAX_SESSION_TTL = 10, 86400
 -- How often a write begins if the key is created or deleted in the middle.
 local ATTEMPTS = 20
 
--- The names here of what consul_ffi's methods call otherwise.
-local NAMES = {
-  kv_list = { key = "prefix" },
-  register_service = { definition = "info" },
-  deregister_service = { service_id = "id" },
-  discover_services = { service = "name" },
-}
-
 -- Maps etcd's endpoints to Consul's; nil and a message when the map has no entry for one.
 local function mapped(by_etcd, etcd)
   local found = {}
@@ -160,60 +152,22 @@ local function refused(kind, message)
   return nil, message, err
 end
 
--- Spells a name of Consul's as programs do here: TaggedAddresses is tagged_addresses.
-local function spelled(name)
-  return (name:gsub("(%u)(%u%l)", "%1_%2"):gsub("(%l)(%u)", "%1_%2"):lower())
-end
-
--- Puts a slash before each name in quotes that is this one: Consul names a key as it has it.
-local function with_slash(text, slash, bare)
-  if slash == "" or bare == "" then
-    return text
-  end
-  local quoted = bare:gsub("[%%%^%$%(%)%.%[%]%*%+%-%?]", "%%%0")
-  return (text:gsub('"' .. quoted .. '"', function(name)
-    return '"' .. slash .. name:sub(2)
-  end))
-end
-
--- Converts a message of consul_ffi's method `called` to the words of the method here that has called it. `slash` was
--- removed from the key or the prefix `bare`.
-local function in_own_words(message, method, called, slash, bare)
-  local text = message:gsub("^" .. called .. "%f[^%w_]", method)
-  for theirs, ours in pairs(NAMES[called] or {}) do
-    text = text:gsub("^([%w_]+: )" .. theirs .. "%f[^%w_]", "%1" .. ours)
-      :gsub("^([%w_]+: unknown field in )" .. theirs .. "%f[^%w_]", "%1" .. ours)
-  end
-  text = text:gsub("^([%w_]+: )operations%.%d+%.KV%.(%a+)", function(head, name)
-    return head .. name:lower()
-  end)
-  for _, name in ipairs({ "key", "prefix" }) do
-    text = text:gsub("^([%w_]+: " .. name .. ' is ")', "%1" .. slash)
-  end
-  text = with_slash(text, slash, bare)
-  text = text:gsub("^([%w_]+: [%w_.]+ has )(%a+)( twice)", function(head, name, tail)
-    return head .. spelled(name) .. tail
-  end)
-  text = text:gsub("; known are ([%w, ]+)$", function(names)
-    return "; known are " .. names:gsub("%w+", spelled)
-  end)
-  text = text:gsub('; did you mean "(%w+)"%?$', function(name)
-    return ('; did you mean "%s"?'):format(spelled(name))
-  end)
-  return (text:gsub(" %(the option strip_leading_slash removes it%)", ", of which only the first was removed"))
-end
-
--- Calls a method of consul_ffi for one of ours: true and its results; nil, message, err in our words. Raises at the
--- caller of our method. `slash` and `bare` are the caller's key or prefix.
-local function call(client, method, slash, bare, called, ...)
+-- Calls a method of consul_ffi for one of ours: true and its results; nil, message, err. Raises at the caller of our
+-- method. A message of another method begins with the names of both.
+local function call(client, method, called, ...)
   local ran, success, value, meta = pcall(client.consul[called], client.consul, ...)
   if ran and success then
     return true, value, meta
-  elseif not ran then
-    error(in_own_words(success, method, called, slash, bare), 3)
   end
-  meta.message = in_own_words(value, method, called, slash, bare)
-  return nil, meta.message, meta
+  local message = ran and value or success
+  if called ~= method then
+    message = method .. ": " .. message
+  end
+  if not ran then
+    error(message, 3)
+  end
+  meta.message = message
+  return nil, message, meta
 end
 
 -- Converts the results of a call whose success has no value: true; nil, message, err.
@@ -233,7 +187,7 @@ end
 
 -- Has a write lock its key with a new session for a TTL: true; nil, message, err.
 local function add_session(client, write, ttl)
-  local success, session, err = call(client, "set", "", "", "session_create", {
+  local success, session, err = call(client, "set", "session_create", {
     name = "etcd_ffi " .. write.Key,
     ttl = math.max(ttl, MIN_SESSION_TTL),
     behavior = "delete",
@@ -251,10 +205,10 @@ end
 -- program has locked the key, because replacing the key would release that lock.
 -- Others may write the key at the same time: the transaction itself reads the session that it replaces.
 local function replace(client, method, given, write, ttl)
-  local key, slash = stripped(given)
+  local key = stripped(given)
   local success, value, meta, results
   for _ = 1, ATTEMPTS do
-    success, value, meta = call(client, method, slash, key, "kv_get", key, { consistent = true })
+    success, value, meta = call(client, method, "kv_get", key, { consistent = true })
     if not success then
       return nil, value, meta
     elseif meta.session and not expiry(meta.flags) then
@@ -275,7 +229,7 @@ local function replace(client, method, given, write, ttl)
       operations[i] = { KV = { Verb = verb, Key = key } }
     end
     operations[#operations + 1] = write and { KV = write }
-    success, results, meta = call(client, method, slash, key, "txn", operations)
+    success, results, meta = call(client, method, "txn", operations)
     if success then
       local before = value ~= nil and results[1].KV
       if before and before.Session ~= (write and write.Session) and expiry(before.Flags) then
@@ -297,8 +251,7 @@ end
 function Client:get(key)
   check_self("get", self)
   check("get", "key", key, "string")
-  local bare, slash = stripped(key)
-  local success, value, meta = call(self, "get", slash, bare, "kv_get", bare)
+  local success, value, meta = call(self, "get", "kv_get", (stripped(key)))
   if not success then
     return nil, value, meta
   elseif has_expired(meta.flags) then
@@ -365,7 +318,7 @@ function Client:list(prefix)
   check_self("list", self)
   check("list", "prefix", prefix, "string")
   local bare, slash = stripped(prefix)
-  local success, entries, err = call(self, "list", slash, bare, "kv_list", bare)
+  local success, entries, err = call(self, "list", "kv_list", bare)
   if not success then
     return nil, entries, err
   end
@@ -378,44 +331,44 @@ function Client:list(prefix)
   return found, nil
 end
 
----Registers an instance. `info` has name, address, port, tags and the other fields of consul_ffi's register_service.
----@param id string
----@param info table
+---Registers an instance. `definition` has name, address, port, tags and the other fields of consul_ffi's register_service.
+---@param service_id string
+---@param definition table
 ---@return true? success
 ---@return string? message
 ---@return consul_ffi.Error? err
-function Client:register_service(id, info)
+function Client:register_service(service_id, definition)
   check_self("register_service", self)
-  check("register_service", "id", id, "string")
-  check("register_service", "info", info, "table")
-  local definition = {}
-  for name, value in pairs(info) do
-    definition[name] = value
+  check("register_service", "service_id", service_id, "string")
+  check("register_service", "definition", definition, "table")
+  local own = {}
+  for name, value in pairs(definition) do
+    own[name] = value
   end
-  definition.id = id
-  return done(call(self, "register_service", "", "", "register_service", definition))
+  own.id = service_id
+  return done(call(self, "register_service", "register_service", own))
 end
 
 ---Deregisters an instance; succeeds also when there is no such instance.
----@param id string
+---@param service_id string
 ---@return true? success
 ---@return string? message
 ---@return consul_ffi.Error? err
-function Client:deregister_service(id)
+function Client:deregister_service(service_id)
   check_self("deregister_service", self)
-  check("deregister_service", "id", id, "string")
-  return done(call(self, "deregister_service", "", "", "deregister_service", id))
+  check("deregister_service", "service_id", service_id, "string")
+  return done(call(self, "deregister_service", "deregister_service", service_id))
 end
 
 ---Returns the passing instances of a service.
----@param name string
+---@param service string
 ---@return etcd_ffi.Instance[]? instances
 ---@return string? message
 ---@return consul_ffi.Error? err
-function Client:discover_services(name)
+function Client:discover_services(service)
   check_self("discover_services", self)
-  check("discover_services", "name", name, "string")
-  local success, instances, err = call(self, "discover_services", "", "", "discover_services", name)
+  check("discover_services", "service", service, "string")
+  local success, instances, err = call(self, "discover_services", "discover_services", service)
   if not success then
     return nil, instances, err
   end
@@ -443,9 +396,7 @@ function etcd_ffi.new(options)
   config.consistency = config.consistency or "consistent"
   local made, consul = pcall(consul_ffi.new, config)
   if not made then
-    local text = consul:gsub("^ConsulClient: endpoint%f[^%w_]", "ConsulClient: consul_endpoint")
-      :gsub("^ConsulClient", "etcd_ffi.new")
-    error(text:gsub("; known are .*", "; docs/configuration.md of consul_ffi has all"), 2)
+    error("etcd_ffi.new: " .. consul, 2)
   end
   return setmetatable({ consul = consul }, Client)
 end
