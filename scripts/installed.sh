@@ -5,6 +5,7 @@
 #   scripts/installed.sh ROCK [ARGUMENT…]     the arguments of luarocks that say where
 set -euo pipefail
 
+unset "${!LUA_INIT@}" # may print where luarocks answers
 rock=$1
 shift
 folder=$(mktemp -d)
