@@ -1,8 +1,10 @@
 //! The target's side of a change: copies a replica, or the union of several, and marks it as whole.
 
+mod failover;
+
 use super::digest::{self, Part};
 use super::holder::Holder;
-use super::map::{Change, ChangeKind, Entry, NodeId, Place, Sizes, Slot};
+use super::map::{ChangeKind, Entry, NodeId, Sizes, Slot};
 use super::message::{Action, NotReady, Outcome, Request, other_store};
 use super::peers::Peers;
 use super::record::{HybridTime, OVERHEAD, Record, Version};
@@ -195,162 +197,6 @@ impl Transfer {
         self.holder.give_up(shard, entry.epoch).await
     }
 
-    /// Fences other replicas and copies them, each after it was fenced, until they are enough.
-    async fn fail_over(
-        &self,
-        shard: u32,
-        entry: &Entry,
-        slot: &Slot,
-        change: &Change,
-    ) -> Result<(), Error> {
-        let rules = self.holder.rules();
-        let is_other = |other: &&Slot| !std::ptr::eq(*other, slot);
-        let vacant = entry.vacant();
-        let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
-        let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
-        let (unites, since) = (change.unites, change.since);
-        let own = self.holder.node();
-        let holders = entry.slots.iter().filter_map(|slot| slot.holder.as_ref());
-        let holders = holders.map(|place| &place.node).filter(|node| *node != own);
-        let asked: Vec<&NodeId> = if unites { holders.collect() } else { others.iter().collect() };
-        let is_asked = |node: &&&NodeId| !change.lost.contains(node);
-        let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
-        let to_fence = if rules.has(Rule::FenceEnough) { entry.fenced() } else { 1 };
-        let to_copy = if rules.has(Rule::CopyUnion) { entry.copied() } else { 1 };
-        // A node that has handed its slot to another since does not count for it beside that one.
-        let current = |nodes: &[NodeId]| nodes.iter().filter(|node| others.contains(node)).count();
-        let is_enough = |work: &Work| {
-            let has_quorum = current(&work.fenced) + vacant >= to_fence
-                && current(&work.copied) + vacant >= to_copy;
-            // A loss after the operator's word is not among the accepted ones.
-            let has_all = || {
-                if unites {
-                    let has =
-                        |node: &&NodeId| work.copied.contains(node) || work.doubted.contains(node);
-                    return reachable.iter().all(has);
-                }
-                let holders = entry.slots.iter().filter(is_other);
-                holders.filter_map(|slot| slot.holder.as_ref()).all(|Place { node, .. }| {
-                    let is_copied = others.contains(node) && work.copied.contains(node);
-                    is_copied || change.lost.contains(node)
-                })
-            };
-            has_quorum || (change.takes_what_is_left() && has_all())
-        };
-        let (mut why, mut to_remake) = (None, Vec::new());
-        for node in &reachable {
-            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
-                return Ok(());
-            };
-            if is_enough(&work) {
-                break;
-            }
-            let needs_copy = !work.copied.contains(node)
-                && (change.takes_what_is_left() || current(&work.copied) + vacant < to_copy);
-            match self.fence(shard, entry, node, &work, needs_copy).await {
-                Ok(true) => {}
-                Ok(false) => to_remake.push(NodeId::clone(node)),
-                Err(error) => why = Some(error),
-            }
-        }
-        // Their records may be wrong. After the others, since what comes first of records of one version may stay.
-        let state = self.holder.state(shard).await;
-        let Some(work) = state.work.filter(|work| work.since == since) else { return Ok(()) };
-        let mut with_these = work.clone();
-        with_these.copied.extend(to_remake.iter().cloned());
-        let (mut taken, mut horizon) = (work, state.horizon);
-        for node in to_remake.iter().filter(|_| is_enough(&with_these)) {
-            if is_enough(&taken) {
-                break;
-            }
-            match self.take_lacking(shard, entry, node, since, state.horizon).await {
-                Ok((of_node, is_whole)) => {
-                    horizon = horizon.max(of_node);
-                    let of = if is_whole { &mut taken.copied } else { &mut taken.doubted };
-                    of.push(node.clone());
-                }
-                Err(error) => why = Some(error),
-            }
-        }
-        // All at once: another one may have what the first says was deleted.
-        if !to_remake.is_empty() && is_enough(&taken) {
-            let noted = |work: &mut Work| *work = taken;
-            self.holder.take(shard, since, Vec::new(), noted, horizon).await?;
-        }
-        match self.work(shard).await {
-            Some(work) if work.since == since && !is_enough(&work) => {
-                Err(why.unwrap_or_else(|| {
-                    unfinished(shard, self.holder.node(), "too few replicas are left")
-                }))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Fences a replica unless it is, and copies it if it is to be copied; not if it is to be made again. Returns
-    /// whether it was copied as far as it is to be.
-    async fn fence(
-        &self,
-        shard: u32,
-        entry: &Entry,
-        node: &NodeId,
-        work: &Work,
-        is_copied: bool,
-    ) -> Result<bool, Error> {
-        let since = work.since;
-        let is_fenced = work.fenced.contains(node);
-        // An order to make it again may have come since it was fenced.
-        let answer = match is_copied || !is_fenced {
-            true => self.answer(shard, entry, node, Action::Fence).await?.1,
-            false => Outcome::Done,
-        };
-        let (is_whole, is_to_remake) = match answer {
-            // A replica that is not whole has learned the entry too, and executes nothing before it.
-            Outcome::NotReady(NotReady::NotWhole) if entry.unites() => (false, false),
-            Outcome::NotReady(NotReady::ToRemake) => (true, true),
-            Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
-            _ => (true, false),
-        };
-        if is_whole && !is_fenced {
-            self.note(shard, since, node, |work| &mut work.fenced).await?;
-        }
-        if is_copied && is_to_remake {
-            return Ok(false);
-        }
-        let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
-        match (is_copied, is_whole) {
-            (false, _) => {}
-            (true, true) if !unites => self.copy(shard, entry, node, since).await?,
-            (true, true) => {
-                self.unite(shard, entry, node, since, true).await?;
-                self.note(shard, since, node, |work| &mut work.copied).await?;
-            }
-            (true, false) if work.doubted.contains(node) => {}
-            (true, false) => {
-                self.unite(shard, entry, node, since, false).await?;
-                self.note(shard, since, node, |work| &mut work.doubted).await?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes of a replica that is to be made again what this one lacks; what is missing here below this horizon was deleted.
-    /// Returns its horizon, and whether it is whole.
-    async fn take_lacking(
-        &self,
-        shard: u32,
-        entry: &Entry,
-        node: &NodeId,
-        since: u64,
-        horizon: Version,
-    ) -> Result<(Version, bool), Error> {
-        let decides = self.holder.rules().has(Rule::HorizonDecides);
-        let least = if decides { horizon } else { Version::default() };
-        let is_whole = !entry.unites()
-            || matches!(self.answer(shard, entry, node, Action::Ping).await?.1, Outcome::Done);
-        Ok((self.pull(shard, entry, node, since, least).await?, is_whole))
-    }
-
     /// Notes a node in the work on a change.
     async fn note(
         &self,
@@ -363,8 +209,9 @@ impl Transfer {
         self.holder.take(shard, since, Vec::new(), noted, Version::default()).await
     }
 
-    async fn work(&self, shard: u32) -> Option<Work> {
-        self.holder.state(shard).await.work
+    /// The work on a change, unless it has ended.
+    async fn work_since(&self, shard: u32, since: u64) -> Option<Work> {
+        self.holder.state(shard).await.work.filter(|work| work.since == since)
     }
 
     /// Copies a replica in pages, from where an earlier attempt ended.
@@ -376,7 +223,7 @@ impl Transfer {
         since: u64,
     ) -> Result<(), Error> {
         loop {
-            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
+            let Some(work) = self.work_since(shard, since).await else {
                 return Err(unfinished(shard, source, "the change has ended"));
             };
             let position = work.position.filter(|(node, _)| node == source);
