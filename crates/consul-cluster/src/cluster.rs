@@ -171,7 +171,7 @@ impl Cluster {
         }))
     }
 
-    /// The same node with some safety rules disabled, for tests which show that each rule is needed.
+    /// The same node without a safety rule, for tests which show that it is needed.
     #[cfg(feature = "sabotage")]
     pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
         let mut cluster = Arc::into_inner(self).expect("a node that does not run");

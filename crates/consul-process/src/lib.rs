@@ -27,4 +27,5 @@ pub mod log_file;
 pub mod logs;
 pub mod metrics;
 pub mod os;
+pub mod rules;
 pub mod sync;

@@ -50,28 +50,4 @@ pub enum Rule {
 }
 
 /// The rules in force.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Rules {
-    #[cfg(feature = "sabotage")]
-    omitted: Option<Rule>,
-}
-
-impl Rules {
-    /// All rules but one, for tests.
-    #[cfg(feature = "sabotage")]
-    pub fn without(rule: Rule) -> Self {
-        Rules { omitted: Some(rule) }
-    }
-
-    /// Whether a rule is in force.
-    #[cfg(feature = "sabotage")]
-    pub fn has(self, rule: Rule) -> bool {
-        self.omitted != Some(rule)
-    }
-
-    /// Whether a rule is in force: always.
-    #[cfg(not(feature = "sabotage"))]
-    pub fn has(self, _: Rule) -> bool {
-        true
-    }
-}
+pub type Rules = consul_process::rules::Rules<Rule>;

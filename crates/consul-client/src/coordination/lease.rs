@@ -389,7 +389,7 @@ impl Lease {
         session == Some(&self.session_id)
             && match self.claim {
                 Claim::Lock(_) => {
-                    let token = held.get(self.presence.rules().token_member());
+                    let token = held.get(self.presence.token_member());
                     token.and_then(Value::as_u64) == Some(self.token)
                 }
                 Claim::Permit { .. } => result(&semaphore::lock_key(&self.key))
@@ -564,7 +564,7 @@ impl Lease {
             let begun = self.now();
             interval = match self.presence.renew_held(&self.session_id).await {
                 Ok(next) => {
-                    if !self.presence.rules().renewal_is_no_proof {
+                    if !self.presence.renewal_is_no_proof() {
                         self.extend(begun);
                     }
                     next
@@ -616,7 +616,7 @@ impl Lease {
 
     /// Extends the lease by a proof that was requested at `begun` and has just been answered.
     pub(super) fn extend_by_proof(&self, begun: Instant) {
-        self.extend(self.presence.rules().lease_start(begun, self.now()));
+        self.extend(self.presence.lease_start(begun, self.now()));
     }
 
     /// Extends the lease by a proof that was requested at `begun`.

@@ -91,8 +91,7 @@ pub(super) async fn prove(
     token: u64,
 ) -> Result<Proof, Error> {
     let seen = read_consistent(presence, key).await?;
-    let rules = presence.rules();
-    let index = seen.entry.as_ref().map_or(seen.index, |entry| Some(rules.token_of(entry)));
+    let index = seen.entry.as_ref().map_or(seen.index, |entry| Some(presence.token_of(entry)));
     let lost = |why| Ok(Proof::lost(why, index, token));
     match &seen.entry {
         None => lost("its key was deleted"),
@@ -112,7 +111,7 @@ pub(super) async fn is_lost(
     session: &str,
     token: u64,
 ) -> Result<bool, Error> {
-    let is_index = presence.rules().token_is_modify_index;
+    let is_index = presence.token_is_modify_index();
     let operations = std::iter::once(holds(key, session));
     are_refused(presence, operations.chain(is_index.then(|| unchanged(key, token)))).await
 }
@@ -297,7 +296,7 @@ async fn try_to_lock(
     match contender.take(Claim::Lock(value), deferred, [unchanged, lock]).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
-            let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
+            let token = locked.and_then(|entry| entry.get(presence.token_member()));
             match token.and_then(Value::as_u64) {
                 Some(token) if !contender.is_late(begun) => Ok(Some(Grant { token, begun })),
                 _ => confirm(contender, &session, wanted).await,
@@ -395,7 +394,7 @@ async fn confirm(
     }
     let unlock = transaction([unlock(key, session, &value)]);
     let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
-    let token = presence.rules().token_of(&entry);
+    let token = presence.token_of(&entry);
     contender.note_held(Claim::Lock(value), deferred);
     Ok(Some(Grant { token, begun }))
 }

@@ -56,7 +56,7 @@ mod waits;
 pub use acquire::Wait;
 pub use guard::{Guard, ReleaseStep};
 pub use lease::{Event, Lease};
-pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
+pub use presence::{Behavior, Presence, Registration, Rule, Rules, Service, Session};
 pub use profile::{NamedProfile, Profile};
 
 use crate::Client;

@@ -178,11 +178,11 @@ impl Presence {
             slowest: Mutex::default(),
             renewal_turns: Semaphore::new(MAX_RENEWALS),
             end_turns: EndTurns::default(),
-            rules: Rules::ALL,
+            rules: Rules::default(),
         })
     }
 
-    /// The same presence without some of the rules that make locks safe.
+    /// The same presence without a rule that makes locks safe.
     #[cfg(feature = "sabotage")]
     pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
         let mut presence = Arc::into_inner(self).expect("a presence that is not in use");
@@ -190,9 +190,35 @@ impl Presence {
         Arc::new(presence)
     }
 
-    /// The rules that its locks follow.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    /// The beginning of a lease whose proof was requested and answered then.
+    pub(super) fn lease_start(&self, begun: Instant, answered: Instant) -> Instant {
+        if self.rules.has(Rule::LeaseFromStart) { begun } else { answered }
+    }
+
+    pub(super) fn renewal_is_no_proof(&self) -> bool {
+        self.rules.has(Rule::RenewalIsNoProof)
+    }
+
+    /// The member of an entry that is the fencing token.
+    pub(super) fn token_member(&self) -> &'static str {
+        if self.token_is_modify_index() { "ModifyIndex" } else { "LockIndex" }
+    }
+
+    pub(super) fn token_of(&self, entry: &EntryMeta) -> u64 {
+        if self.token_is_modify_index() { entry.modify_index } else { entry.lock_index }
+    }
+
+    pub(super) fn token_is_modify_index(&self) -> bool {
+        self.rules.has(Rule::TokenIsModifyIndex)
+    }
+
+    pub(super) fn removal_needs_lock(&self) -> bool {
+        self.rules.has(Rule::RemovalNeedsLock)
+    }
+
+    /// Whether the epoch of a map is older than the known one.
+    pub fn is_outdated(&self, epoch: u64, known: u64) -> bool {
+        self.rules.has(Rule::EpochOnlyGrows) && epoch < known
     }
 
     /// Marks a lock or semaphore that this process holds or waits for.
@@ -742,51 +768,23 @@ impl Drop for InUse {
     }
 }
 
-/// The rules that make locks and clusters safe. All are in force, except in simulations that show
-/// what goes wrong without one.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
+/// A rule that makes locks and clusters safe. A simulation leaves one out to show what goes wrong without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
     /// A lease starts when its proof is requested, not when the answer arrives.
-    pub lease_from_start: bool,
+    LeaseFromStart,
     /// A renewed session does not prove that its lock is held.
-    pub renewal_is_no_proof: bool,
-    /// The fencing token is the modify index of the write that acquired the lock, not its lock
-    /// index.
-    pub token_is_modify_index: bool,
-    /// The permit of a holder whose session has ended is given away only if Consul grants a lock of that
-    /// holder's key.
-    pub removal_needs_lock: bool,
+    RenewalIsNoProof,
+    /// The fencing token is the modify index of the write that acquired the lock, not its lock index.
+    TokenIsModifyIndex,
+    /// The permit of a holder whose session has ended is given away only if Consul grants a lock of that holder's key.
+    RemovalNeedsLock,
     /// A node of a cluster never replaces its shard map by one of a lower epoch.
-    pub epoch_only_grows: bool,
+    EpochOnlyGrows,
 }
 
-impl Rules {
-    /// All of them.
-    pub const ALL: Rules = Rules {
-        lease_from_start: true,
-        renewal_is_no_proof: true,
-        token_is_modify_index: true,
-        removal_needs_lock: true,
-        epoch_only_grows: true,
-    };
-
-    pub(super) fn lease_start(&self, begun: Instant, answered: Instant) -> Instant {
-        if self.lease_from_start { begun } else { answered }
-    }
-
-    /// Whether the epoch of a map is older than the known one.
-    pub fn is_outdated(&self, epoch: u64, known: u64) -> bool {
-        self.epoch_only_grows && epoch < known
-    }
-
-    pub(super) fn token_of(&self, entry: &EntryMeta) -> u64 {
-        if self.token_is_modify_index { entry.modify_index } else { entry.lock_index }
-    }
-
-    pub(super) fn token_member(&self) -> &'static str {
-        if self.token_is_modify_index { "ModifyIndex" } else { "LockIndex" }
-    }
-}
+/// The rules in force.
+pub type Rules = consul_process::rules::Rules<Rule>;
 
 pub(super) fn destroy_args(session: &str) -> Args {
     Args::new().arg(session)

@@ -518,7 +518,7 @@ async fn remove(
 
 /// The operations that delete the keys of ended contenders, which Consul refuses while one of them may still act.
 fn removals(contender: &Contender<'_>, session: &str, ended: &[&String]) -> Vec<Operation> {
-    if !contender.presence.rules().removal_needs_lock {
+    if !contender.presence.removal_needs_lock() {
         return Vec::new();
     }
     let removal = |other: &&String| {

@@ -158,9 +158,9 @@ pub(crate) async fn apply_announcement(cluster: &Cluster, state: State) {
                 return apply_frozen(cluster, announced.frozen.clone());
             }
             (announced, Some(held))
-                if announced.as_ref().is_none_or(|it| {
-                    cluster.presence.rules().is_outdated(it.epoch, held.epoch())
-                }) =>
+                if announced
+                    .as_ref()
+                    .is_none_or(|it| cluster.presence.is_outdated(it.epoch, held.epoch())) =>
             {
                 match cluster.options.observer {
                     true => match take_earlier(cluster, held).await {
@@ -316,10 +316,7 @@ pub(crate) fn adopt(cluster: &Cluster, map: ShardMap) {
     cluster.note_leadership(epoch, map.token());
     let is_new = cluster.snapshot.send_if_modified(|snapshot| {
         let is_new = match &snapshot.map {
-            Some(known) => {
-                let rules = cluster.presence.rules();
-                !rules.is_outdated(epoch, known.epoch()) && **known != map
-            }
+            Some(known) => !cluster.presence.is_outdated(epoch, known.epoch()) && **known != map,
             None => true,
         };
         if is_new {

@@ -70,7 +70,7 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -
     if omitted == Some(OmittedRule::NoLockDelay) {
         profile.lock_delay = Duration::ZERO;
     }
-    let rules = omitted.map_or(Rules::ALL, OmittedRule::rules);
+    let rules = omitted.map_or_else(Rules::default, OmittedRule::rules);
     let contenders = world.number(2..11) as usize;
     let custom = || profiles::random(Duration::ZERO, |below| world.number(0..below));
     // Only profiles with the lock delays of the named ones may be mixed where another client overwrites a document.

@@ -1,6 +1,6 @@
 //! Safety rules that a history can omit, to show that each of them is needed.
 
-use consul_client::coordination::Rules;
+use consul_client::coordination::{Rule, Rules};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OmittedRule {
@@ -44,12 +44,16 @@ impl OmittedRule {
 
     /// The rules of the library without the omitted one.
     pub fn rules(self) -> Rules {
-        Rules {
-            lease_from_start: self != OmittedRule::LeaseFromTheReply,
-            renewal_is_no_proof: self != OmittedRule::RenewalAsProof,
-            token_is_modify_index: self != OmittedRule::LockIndexAsToken,
-            removal_needs_lock: self != OmittedRule::RemovalWithoutLock,
-            epoch_only_grows: self != OmittedRule::AnyEpoch,
+        match self {
+            OmittedRule::LeaseFromTheReply => Rules::without(Rule::LeaseFromStart),
+            OmittedRule::RenewalAsProof => Rules::without(Rule::RenewalIsNoProof),
+            OmittedRule::LockIndexAsToken => Rules::without(Rule::TokenIsModifyIndex),
+            OmittedRule::RemovalWithoutLock => Rules::without(Rule::RemovalNeedsLock),
+            OmittedRule::AnyEpoch => Rules::without(Rule::EpochOnlyGrows),
+            // The history itself leaves these out.
+            OmittedRule::NoLockDelay | OmittedRule::NoTokenCheck | OmittedRule::ClockThatStops => {
+                Rules::default()
+            }
         }
     }
 }
