@@ -9,7 +9,7 @@
 # removes afterwards, with one rock, which is not optimised; there it also dates the newest section of CHANGELOG.md, as the
 # commit that is released does ("Releasing" in CONTRIBUTING.md).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 fail() {
     echo "release: $*" >&2

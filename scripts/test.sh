@@ -44,7 +44,7 @@
 # Consul is skipped and prints why. A command ends early only if it hangs: for ten minutes it prints nothing
 # and does not work. Exit status: 0 when nothing failed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
@@ -66,8 +66,8 @@ case ${1:-} in
     *) select_steps "$@" ;;
 esac
 
-# The tests choose their own servers.
-for name in "${!CONSUL_@}"; do
+# The tests choose their own servers and modules, and the options of the outer make are not for the inner ones.
+for name in "${!CONSUL_@}" "${!LUA_@}" "${!MAKE@}" MFLAGS GNUMAKEFLAGS; do
     [ "$name" = CONSUL_BIN ] || unset "$name"
 done
 
@@ -141,8 +141,9 @@ step_build() {
 
 # run_lints TARGET: TARGET prints their names.
 run_lints() {
-    local target
-    for target in $(make --no-print-directory "$1"); do
+    local target targets
+    targets=$(make --no-print-directory "$1") && [ -n "$targets" ] || add_counts 2 0 0 0
+    for target in $targets; do
         add_command run make --no-print-directory "$target"
     done
 }
@@ -158,8 +159,8 @@ step_lint-engines() {
 # What cargo builds for the tests, and the programs that they start.
 rules=(--features "consul-cluster/sabotage,consul-replication/sabotage,consul_ffi/luajit")
 rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
-# The user's configuration of cargo may name other folders, and a target, which has a folder of its own.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+# The user's configuration of cargo may name other folders, a target, which has a folder of its own, and panics that abort.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} CARGO_PROFILE_DEV_PANIC=unwind
 unset CARGO_BUILD_TARGET
 PROGRAMS=$(realpath --canonicalize-missing "$CARGO_TARGET_DIR/debug")
 export PROGRAMS
