@@ -10,6 +10,9 @@
 # commit that is released does ("Releasing" in CONTRIBUTING.md).
 set -euo pipefail
 CDPATH='' cd "$(dirname "$0")/.."
+# In a hook they name its repository, also for git in the clone of --dry.
+# shellcheck disable=SC2046 # names of variables
+unset $(git rev-parse --local-env-vars)
 
 fail() {
     echo "release: $*" >&2

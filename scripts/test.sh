@@ -97,12 +97,17 @@ add() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
+# add_failed NAME: counts a command that failed, with the end of what it said.
+add_failed() {
+    add 0 1 0
+    # `run` has noted the failed tests of one that runs tests.
+    failed_tests "$log" | grep -q . || echo "FAILED: $1: $(grep -v '^ *$' "$log" | tail -n 12 | paste -s -d '|')" >>"$notes"
+}
+
 # add_command COMMAND…: counts one command as one test, which is skipped if it says so.
 add_command() {
     if ! "$@"; then
-        add 0 1 0
-        # `run` has noted the failed tests of one that runs tests.
-        failed_tests "$log" | grep -q . || echo "FAILED: ${*: -1}: $(grep -v '^ *$' "$log" | tail -n 12 | paste -s -d '|')" >>"$notes"
+        add_failed "${*: -1}"
     elif grep -q '^SKIPPED' "$log"; then
         add 0 0 1
     else
@@ -115,10 +120,10 @@ add_command() {
 add_counts() {
     if [ "$3" -eq 0 ]; then
         if [ "$1" -ne 0 ]; then
-            echo "FAILED: the tests ended with status $1"
+            echo "FAILED: $at: the tests ended with status $1" | tee -a "$notes"
             set -- "$1" "$2" 1 "$4"
         elif [ $(($2 + $4)) -eq 0 ]; then
-            echo "FAILED: no test ran"
+            echo "FAILED: $at: no test ran" | tee -a "$notes"
             set -- "$1" "$2" 1 "$4"
         fi
     fi
@@ -130,7 +135,7 @@ step_programs() {
     for step in "${steps[@]}"; do
         [[ " ${quick_steps[*]} " == *" $step "* ]] || purpose=test-all
     done
-    run scripts/install-deps.sh "$purpose" || add 0 1 0
+    run scripts/install-deps.sh "$purpose" || add_failed "$at"
 }
 
 # step_build FLAVOUR
@@ -220,7 +225,7 @@ step_servers() {
 
 step_nodes() {
     # The programs that they start are built with the tests of their own crates, also if this step runs alone.
-    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add 0 1 0 && return; }
+    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add_failed "$at" && return; }
     run_cargo_test "${rust_tests[@]}" "${of_processes[@]}"
 }
 
@@ -261,7 +266,7 @@ step_compile-all() {
 # step_specs FILE…: on the module of the tests, with a fifth of the random calls.
 step_specs() {
     local -x CALLS=20000
-    build_module || { add 0 1 0 && return; }
+    build_module || { add_failed "$at" && return; }
     run_busted LUA=luajit QUICK=1 BUILT=1 ARGS="$*"
 }
 
@@ -275,7 +280,7 @@ step_busted() {
         [ "$1" != 5.3 ] || arguments=--tags=smoke
     elif [ "$consul" = consul-sim ]; then
         # With one of its tests: alone it would be another build.
-        run "${rust_tests[@]}" --test simulated --no-run || status=$?
+        run "${rust_tests[@]}" --test simulated --no-run || { add_failed "$at" && return; }
         local -x CONSUL_BIN=$PROGRAMS/consul-sim
         consul=1.21
     else
@@ -308,9 +313,9 @@ worked() {
     worked=$(awk -F '[ms ]+' 'NR == 2 { printf "%d", 60 * ($1 + $3) + $2 + $4 }' "$folder/times")
 }
 
-# run_step NAME COMMAND…: runs it under a heading and adds its counts to the table and the totals.
+# run_step NAME COMMAND…: runs it under a heading, with the name in `at`, and adds its counts to the table and the totals.
 run_step() {
-    local started=$SECONDS before
+    local started=$SECONDS before at=$1
     worked
     before=$worked
     echo

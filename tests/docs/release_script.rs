@@ -224,7 +224,7 @@ impl Checkout {
         release.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CFLAGS", "-march=native");
         release.env("XDG_CACHE_HOME", cache()).env("CARGO_HOME", self.cargo_home());
         release.env("LUA_CPATH_5_3", "/nowhere").env("LUA_CPATH_5_4", "/nowhere");
-        release.env("GIT_COMMITTER_NAME", committer);
+        release.env("GIT_COMMITTER_NAME", committer).env("GIT_DIR", "/nowhere");
         finish(&self.0, release)
     }
 
