@@ -188,11 +188,12 @@ lint-commits:
 lint-annotations:
 	@scripts/lint-annotations.sh
 
+# Prints the files with this ending, without what is built.
+files = find * -name target -prune -o -name '*.$1' -print
+
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh \
-			tests/programs/nginx/*.sh tests/programs/nginx/apisix/*.sh tests/programs/resty/*.sh \
-			crates/consul-sim/tests/simulated/*/*.sh; \
+		SHELLCHECK_OPTS= shellcheck --norc .ci/run $$($(call files,sh)); \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi
@@ -200,7 +201,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go tests/programs/replicated/checker) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l $$($(call files,go))) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi

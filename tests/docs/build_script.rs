@@ -222,6 +222,25 @@ fn what_a_build_lacks_is_named_before_it() {
     }
 }
 
+/// A user gets the crates that were tested.
+#[test]
+fn a_module_is_built_by_the_lock_file_alone() {
+    let package = Package::new("an older lock file");
+    package.saying("never");
+    let older = LOCK.replace("\"consul_ffi\"\nversion = \"0.1", "\"consul_ffi\"\nversion = \"0.0");
+    package.write("Cargo.lock", &older);
+    for (script, arguments) in [
+        ("rockspec/build.sh", &["lua54", "made/consul_ffi.so"][..]),
+        ("rockspec/build-tools.sh", &["made"]),
+    ] {
+        let mut command = Command::new(package.0.join(script));
+        outside_cargo(&mut command).args(arguments).current_dir(&package.0);
+        let output = command.env("CARGO_NET_OFFLINE", "true").output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--locked"), "{script}: {said}");
+    }
+}
+
 /// A file where a folder is needed: nobody can write there, root neither.
 #[test]
 fn where_nothing_can_be_written_nothing_is_built() {

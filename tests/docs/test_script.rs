@@ -2,6 +2,7 @@
 //! failure and no test that is left out is lost on the way to the last line.
 
 use super::support::outside::outside_cargo;
+use crate::release::files;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,6 +26,7 @@ case $outcome in
         echo 'test a::b ... FAILED'
         echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out'
         exit 101 ;;
+    crashes) echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'; exit 101 ;;
     dies)
         id=$PPID
         until grep -qa scripts/test.sh "/proc/$id/cmdline"; do id=$(cut -d ' ' -f 4 "/proc/$id/stat"); done
@@ -44,6 +46,7 @@ case $1-$OUTCOME in
     spec-one)
         printf 'Error → spec/a_spec.lua @ 1\na spec fails\n2 successes / 0 failures / 1 error / 0 pending : 1 seconds\n'
         exit 1 ;;
+    spec-crashes) echo '3 successes / 0 failures / 0 errors / 1 pending : 1 seconds'; exit 139 ;;
     spec-*) echo '3 successes / 0 failures / 0 errors / 1 pending : 1 seconds' ;;
     lint-b-skips) echo 'SKIPPED: there is no b' ;;
 esac
@@ -206,6 +209,7 @@ fn no_failure_of_a_step_is_lost() {
         let is_built = step.starts_with("build-") || step.starts_with("compile");
         cases.push(of_step("fails", "FAILED: "));
         if !is_built && !step.starts_with("lint") {
+            cases.push(of_step("crashes", &format!("FAILED: {step}: the tests ended with")));
             cases.push(of_step("none", &format!("FAILED: {step}: no test ran")));
             let first = if step.starts_with("busted") { "spec/a_spec.lua @ 1: " } else { "a::b" };
             cases.push(of_step("one", &format!("FAILED: {first}")));
@@ -251,4 +255,41 @@ fn what_is_left_out_is_told() {
     let output = checkout.run(&["contract", "unknown"], "good");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown step: unknown"));
+}
+
+/// What make prints for a target of the checkout's Makefile without running it.
+fn made(target: &str) -> String {
+    let mut make = Command::new("make");
+    outside_cargo(make.args(["--no-print-directory", "-n", target]).current_dir(root()));
+    let output = make.env_remove("MAKEFLAGS").output().expect("make runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn make_test_runs_each_check_of_each_file() {
+    assert_eq!(made("test"), "scripts/test.sh\n");
+    assert_eq!(made("test-all"), "scripts/test.sh all\n");
+    let listed = made("lint-quick") + &made("lint-added");
+    let listed: BTreeSet<_> = listed.split_whitespace().filter(|it| *it != "echo").collect();
+    let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
+    let rules = makefile.lines().filter(|it| it.starts_with("lint-") && it.ends_with(':'));
+    let rules: BTreeSet<_> = rules.map(|it| it.trim_end_matches(':')).collect();
+    let lists = BTreeSet::from(["lint-quick", "lint-added"]);
+    let without = rules.difference(&lists).filter(|it| !listed.contains(*it)).collect::<Vec<_>>();
+    assert!(without.is_empty(), "in neither list of the Makefile: {without:?}");
+    for engine in ["5.1", "5.3", "5.4"] {
+        assert!(listed.contains(&*format!("lint-clippy-{engine}")), "{engine}: {listed:?}");
+    }
+    for (target, extension) in [("lint-shellcheck", "sh"), ("lint-gofmt", "go")] {
+        let recipe = made(target);
+        let (_, find) = recipe.split_once("$(find").expect("the files are found");
+        let (find, _) = find.split_once(')').expect("its end");
+        let mut bash = Command::new("bash");
+        let found = bash.args(["-c", &format!("find {find}")]).current_dir(root()).output();
+        let found = String::from_utf8(found.expect("bash runs").stdout).expect("UTF-8");
+        let found: BTreeSet<_> = found.lines().map(|it| root().join(it)).collect();
+        let is_one = |it: &PathBuf| it.extension().is_some_and(|it| it == extension);
+        let all: BTreeSet<_> = files().into_iter().filter(is_one).collect();
+        assert!(all.len() > 8 && all.is_subset(&found), "{extension}: {all:?} {found:?}");
+    }
 }
