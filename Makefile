@@ -69,7 +69,7 @@ $(PROGRAMS): %: say-% demo-deps build-$(flavour)
 
 $(PROGRAMS:%=say-%): say-%:
 	@echo "make $*: builds the module for $(LUA), which takes a minute and a half the first time and seconds later, then runs" \
-		"examples/$(subst -,_,$*).lua"
+		"examples/$(subst -,_,$*).lua$(if $(CONSUL),,$(CONSUL_HTTP_ADDR:%= on the Consul at CONSUL_HTTP_ADDR, %))"
 
 .PHONY: demo-tsdb tsdb-deps
 ## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=100000] [SHARDS=1024]: runs a database on processes that are killed, restarted, join and leave
@@ -86,6 +86,10 @@ gateway-deps:
 	@scripts/install-deps.sh gateway
 
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
+# The programs ask whether it is set. An empty one names no Consul.
+ifeq ($(CONSUL_HTTP_ADDR),)
+unexport CONSUL_HTTP_ADDR
+endif
 
 # These start processes, which use consul-sim unless a Consul is configured; CONSUL_SIM is a program that is
 # built already.

@@ -136,13 +136,26 @@ fn ci_counts_both_parts_of_the_tests() {
 
 #[test]
 fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
-    let mut make = Command::new("make");
-    let output = outside_cargo(make.args(["--no-print-directory", "-n", "demo"]))
-        .output()
-        .expect("make runs");
-    let said = text(&output);
-    assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
-    assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+    for (address, at) in [
+        (None, ".lua\""),
+        (Some(""), ".lua\""),
+        (Some("10.0.0.1:8500"), ".lua on the Consul at CONSUL_HTTP_ADDR, 10.0.0.1:8500\""),
+    ] {
+        let make = |arguments: &[&str]| {
+            let mut make = Command::new("make");
+            make.arg("--no-print-directory").args(arguments).env_remove("CONSUL_HTTP_ADDR");
+            outside_cargo(&mut make).envs(address.map(|it| ("CONSUL_HTTP_ADDR", it)));
+            text(&make.output().expect("make runs"))
+        };
+        let said = make(&["-n", "demo"]);
+        assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
+        let (first, rest) = said.split_once("examples/demo").expect("the program");
+        assert!(rest.starts_with(at) && first.lines().count() < 3, "{address:?}: {said}");
+        assert!(rest.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+        let shown = "shown: ; @echo $${CONSUL_HTTP_ADDR-simulated}";
+        let wanted = address.filter(|it| !it.is_empty()).unwrap_or("simulated");
+        assert_eq!(make(&["--eval", shown, "shown"]).trim(), wanted);
+    }
 }
 
 #[test]
