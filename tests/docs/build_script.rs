@@ -20,6 +20,8 @@ lua53 = []
 lua54 = []
 [profile.guard]
 inherits = "release"
+[profile.quick]
+inherits = "dev"
 [workspace]
 members = ["crates/consul-guard"]
 "#;
