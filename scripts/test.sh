@@ -147,7 +147,8 @@ step_build() {
 # run_lints TARGET: TARGET prints their names.
 run_lints() {
     local target targets
-    targets=$(make --no-print-directory "$1") && [ -n "$targets" ] || add_counts 2 0 0 0
+    targets=$(make --no-print-directory "$1") || targets=
+    [ -n "$targets" ] || add_counts 2 0 0 0
     for target in $targets; do
         add_command run make --no-print-directory "$target"
     done

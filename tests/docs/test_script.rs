@@ -257,7 +257,7 @@ fn what_is_left_out_is_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown step: unknown"));
 }
 
-/// What make prints for a target of the checkout's Makefile without running it.
+/// The commands of a target of the Makefile, which do not run.
 fn made(target: &str) -> String {
     let mut make = Command::new("make");
     outside_cargo(make.args(["--no-print-directory", "-n", target]).current_dir(root()));
