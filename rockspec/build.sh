@@ -60,7 +60,7 @@ check_machine "the module" "$folder" "$room"
 # build FOLDER OPTION…: cargo build with these, by the lock file; prints cargo's messages. A module that does not unwind would
 # end its host.
 build() {
-    CARGO_TARGET_DIR=$folder/$1 CARGO_BUILD_BUILD_DIR=$folder/$1 cargo "${without_home[@]}" \
+    CARGO_TARGET_DIR=$folder/$1 cargo "${without_home[@]}" \
         --config "profile.$profile.panic='unwind'" build --locked "$as_messages" --no-default-features "${@:2}"
 }
 

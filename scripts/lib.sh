@@ -126,7 +126,7 @@ prepare_runs() {
     trap 'rm -rf "$folder"' EXIT
     # rustdoc does.
     install -m 700 /dev/null "$folder/program"
-    true ||
+    "$folder/program" 2>/dev/null ||
         cannot "the tests run programs in ${TMPDIR:-/tmp}, which is mounted with noexec: set TMPDIR to another folder"
     trap 'stop 130' INT
     trap 'stop 143' TERM HUP
