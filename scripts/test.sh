@@ -71,6 +71,8 @@ for name in "${!CONSUL_@}" "${!LUA_@}" "${!MAKE@}" MFLAGS GNUMAKEFLAGS; do
     [ "$name" = CONSUL_BIN ] || unset "$name"
 done
 
+{ mkdir -p target && [ -w target ]; } 2>/dev/null ||
+    cannot "the tests build in $PWD/target, which cannot be written to: remove it if another user has made it, or test in a copy"
 prepare_runs
 table=$folder/table
 total_passed=0 total_failed=0 total_skipped=0

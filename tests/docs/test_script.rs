@@ -257,6 +257,15 @@ fn what_is_left_out_is_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown step: unknown"));
 }
 
+#[test]
+fn where_nothing_can_be_written_no_test_begins() {
+    let checkout = Checkout::new("a checkout that cannot be written to");
+    checkout.write(Path::new("target"), "");
+    let output = checkout.run(&["lint"], "good");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/target, which cannot be written"));
+}
+
 /// The commands of a target of the Makefile, which do not run.
 fn made(target: &str) -> String {
     let mut make = Command::new("make");
