@@ -69,7 +69,7 @@ $(PROGRAMS): %: say-% demo-deps build-$(flavour)
 
 $(PROGRAMS:%=say-%): say-%:
 	@echo "make $*: builds the module for $(LUA), which takes a minute and a half the first time and seconds later, then runs" \
-		"examples/$(subst -,_,$*).lua"
+		"examples/$(subst -,_,$*).lua$(if $(CONSUL),,$(CONSUL_HTTP_ADDR:%= on the Consul at CONSUL_HTTP_ADDR, %))"
 
 .PHONY: demo-tsdb tsdb-deps
 ## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=100000] [SHARDS=1024]: runs a database on processes that are killed, restarted, join and leave
@@ -86,6 +86,10 @@ gateway-deps:
 	@scripts/install-deps.sh gateway
 
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
+# The programs ask whether it is set. An empty one names no Consul.
+ifeq ($(CONSUL_HTTP_ADDR),)
+unexport CONSUL_HTTP_ADDR
+endif
 
 # These start processes, which use consul-sim unless a Consul is configured; CONSUL_SIM is a program that is
 # built already.
@@ -188,11 +192,12 @@ lint-commits:
 lint-annotations:
 	@scripts/lint-annotations.sh
 
+# Prints the files with this ending, without what is built.
+files = find * -name target -prune -o -name '*.$1' -print
+
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh \
-			tests/programs/nginx/*.sh tests/programs/nginx/apisix/*.sh tests/programs/resty/*.sh \
-			crates/consul-sim/tests/simulated/*/*.sh; \
+		SHELLCHECK_OPTS= shellcheck --norc .ci/run $$($(call files,sh)); \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi
@@ -200,7 +205,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go tests/programs/replicated/checker) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l $$($(call files,go))) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi

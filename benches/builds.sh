@@ -7,7 +7,7 @@
 # ROUNDS (300) rounds of CALLS (200) calls each. Prints the median of the rounds' ratios with the quartiles, and fails if
 # it is above BOUND. BEFORE and AFTER are modules that are built already.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 commit=${1:?COMMIT}
 bound=${2:-0}

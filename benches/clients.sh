@@ -8,7 +8,7 @@
 # benches/clients/main.rs describes the comparison. Fails when a bound does not hold. Without Go or
 # Consul it skips what needs them, and prints why.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 

@@ -10,7 +10,7 @@
 # takes more than a quarter of the processor time for a read, starts in 20 ms or more, or has 10 MB or more. Where wrk
 # shares the processors there is no bound, since its time is in the rates.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 seconds=${1:-4}
 rounds=5

@@ -8,7 +8,7 @@
 # the measurement. Fails when a bound does not hold. With 10 rounds or more the table is written into
 # docs/benchmarks.md. Without Go or a Consul it skips what needs them, and prints why.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 

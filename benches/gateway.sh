@@ -9,7 +9,7 @@
 # gateway has less than 0.9 of the static upstream's rate, or its p99 is more than 1.3 times the other's. Needs wrk and
 # the LuaJIT module (make build-luajit). CONSUL_SIM is a consul-sim that is built already.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 seconds=${1:-2}
 rounds=${2:-11}

@@ -9,7 +9,7 @@
 # copy of the 100,000 keys, which is verified. Prints the figures and has no bounds. Needs etcd, wrk, curl and the LuaJIT
 # module (make build-luajit).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 if [ "${1:-}" != --inside ]; then
     program=$(realpath "${1:-target/release/consul-migrate}")

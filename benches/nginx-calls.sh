@@ -10,7 +10,7 @@
 # long, or consul_ffi.openresty more than 1.5 times. Needs lua-resty-consul (scripts/lua-resty-consul.sh), lua-cjson and the
 # LuaJIT module (make build-luajit). CONSUL_SIM is a consul-sim that is built already.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 calls=${1:-5000}
 rounds=${2:-11}

@@ -6,7 +6,7 @@
 # A write of 1,000 records is compared with the same three writes made directly to the storages, single
 # writes on the memory storage with plain calls. Fails when a bound does not hold.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 LUA=luajit scripts/install-deps.sh tsdb
 module=target/lua/luajit/consul_ffi.so

@@ -6,7 +6,7 @@
 # In Rust it is compared with a binary search and the crate hashring, from LuaJIT with a ring in plain
 # Lua. Fails when the ring takes more than half of the binary search's time.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 module=target/lua/luajit/consul_ffi.so
 rockspec/build.sh luajit "$module"

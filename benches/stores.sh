@@ -9,7 +9,7 @@
 # a store does not return the points that were written; speeds have no bounds. Without luasql.sqlite3 nothing is compared,
 # without Redis or its client Redis is not. CONSUL_SIM is a consul-sim that is built already, as the LuaJIT module is then.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 rounds=${1:-11}
 module=target/lua/luajit/consul_ffi.so

@@ -3,7 +3,7 @@
 #
 #   rockspec/build-tools.sh FOLDER
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=rockspec/lib.sh
 source rockspec/lib.sh
@@ -15,7 +15,7 @@ check_rust "the programs"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
-mkdir -p "$folder"
+check_places "$folder" "$1"
 room=2000
 [ ! -d "$folder/release" ] || room=100
 check_machine "the programs" "$folder" "$room"

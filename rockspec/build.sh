@@ -9,7 +9,7 @@
 # Each engine has its own build folder: all builds are called libconsul_ffi.so, so in a shared folder
 # each build would make cargo rebuild the others. The program is the same for all.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=rockspec/lib.sh
 source rockspec/lib.sh
@@ -39,6 +39,7 @@ check_rust "the module"
 folder=${CARGO_TARGET_DIR:-target}
 profile=release
 [ -z "${QUICK:-}" ] || profile=quick
+check_places "$folder" "$(dirname "$2")"
 # What is below the module is the same for all engines but for two crates, so the first build for one engine starts with
 # a copy of what was built for another.
 if [ ! -e "$folder/$feature" ]; then
@@ -51,16 +52,16 @@ if [ ! -e "$folder/$feature" ]; then
         break
     done
 fi
-mkdir -p "$folder"
-[ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
 # A build of the same kind adds little.
 room=1500
 [ ! -d "$folder/$feature/$profile" ] || room=100
 check_machine "the module" "$folder" "$room"
 
-# build FOLDER OPTION…: cargo build with these, by the lock file; prints cargo's messages.
+# build FOLDER OPTION…: cargo build with these, by the lock file; prints cargo's messages. A module that does not unwind would
+# end its host.
 build() {
-    CARGO_TARGET_DIR=$folder/$1 cargo "${without_home[@]}" build --locked "$as_messages" --no-default-features "${@:2}"
+    CARGO_TARGET_DIR=$folder/$1 cargo "${without_home[@]}" \
+        --config "profile.$profile.panic='unwind'" build --locked "$as_messages" --no-default-features "${@:2}"
 }
 
 if [ "$profile" = quick ]; then

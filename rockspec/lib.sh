@@ -24,6 +24,15 @@ check_rust() {
         fail "this is Rust $found, and $1 needs $needed or newer: run \"rustup update\", or install it from https://rustup.rs"
 }
 
+# check_places FOLDER…: makes the folders, and ends the script unless it may write there.
+check_places() {
+    local place
+    for place; do
+        { mkdir -p "$place" && [ -w "$place" ]; } 2>/dev/null ||
+            fail "$(id -un) cannot write to $place: remove it if another user has made it, set CARGO_TARGET_DIR, or build in a copy"
+    done
+}
+
 # check_machine WHAT FOLDER MEGABYTES: ends the script before minutes of building, unless there is what compiles C and links
 # WHAT, and this much room in the file system of the folder.
 check_machine() {

@@ -7,7 +7,7 @@
 #
 # Exit status 3, and the reason in one line, when it is unavailable.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

@@ -8,7 +8,7 @@
 # keeps a key there. A line that begins with SKIPPED says what was not run. CONSUL_SIM is another consul-sim than the one
 # that was made.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

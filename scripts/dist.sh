@@ -12,7 +12,7 @@
 # zig, from PyPI, compiles C and links; rustup installs the standard libraries. Status 3, with SKIPPED and why: one of them
 # cannot be had here.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

@@ -13,7 +13,9 @@ set -euo pipefail
 purpose=${1:-test-all}
 packages=()
 lua=${LUA:-luajit}
-unset "${!LUA_INIT@}" # meant for the programs, not for the checks of modules below
+# For the checks of modules below: LUA_INIT may print, and a module in a folder of the user's LUA_PATH is not found where the
+# Makefile sets another one.
+unset "${!LUA_@}"
 
 # Debian has two LuaJITs, of which a machine can have one; nginx's Lua module needs luajit2.
 luajit=luajit luajit_headers=libluajit-5.1-dev

@@ -5,6 +5,9 @@
 export no_proxy="${no_proxy:+$no_proxy,}127.0.0.1,localhost,::1"
 export NO_PROXY=$no_proxy
 unset "${!LUA_INIT@}"
+# What they read, of cargo and of tests, has no colours and all messages. POSIX has no hyphens in names of functions.
+export CARGO_TERM_COLOR=never CARGO_TERM_QUIET=false
+unset CLICOLOR_FORCE FORCE_COLOR POSIXLY_CORRECT
 
 # cannot REASON…: ends the script with the status that means "unavailable on this machine".
 cannot() {
@@ -121,6 +124,10 @@ prepare_runs() {
     touch "$notes"
     running=
     trap 'rm -rf "$folder"' EXIT
+    # rustdoc does.
+    install -m 700 /dev/null "$folder/program"
+    "$folder/program" 2>/dev/null ||
+        cannot "the tests run programs in ${TMPDIR:-/tmp}, which is mounted with noexec: set TMPDIR to another folder"
     trap 'stop 130' INT
     trap 'stop 143' TERM HUP
 }

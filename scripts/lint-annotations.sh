@@ -2,7 +2,7 @@
 # Checks lua/meta with a language server: it marks no line of tests/annotations/uses.lua, and each line of
 # tests/annotations/mistakes.lua that ends with `-- !`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 if ! command -v emmylua_check >/dev/null; then
     echo "SKIPPED: emmylua_check is missing (cargo install emmylua_check --locked)"

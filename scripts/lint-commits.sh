@@ -3,7 +3,7 @@
 # most 72 characters, an empty line, and a body that says why. Merges and what they bring are left out: that was looked at
 # on its own branch.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 if ! git rev-parse --git-dir >/dev/null 2>&1; then
     echo "SKIPPED: the messages of the commits: this is not a clone"
@@ -16,10 +16,10 @@ base=$(git rev-parse --verify --quiet '@{upstream}' 2>/dev/null) || base=$(git r
 }
 status=0
 for commit in $(git rev-list --no-merges --first-parent "$base..HEAD"); do
-    subject=$(git log -1 --format=%s "$commit") why=
+    subject=$(git log -1 --no-show-signature --format=%s "$commit") why=
     if [ ${#subject} -gt 72 ]; then
         why="the subject has ${#subject} characters, up to 72 are allowed"
-    elif [ -z "$(git log -1 --format=%b "$commit")" ]; then
+    elif [ -z "$(git log -1 --no-show-signature --format=%b "$commit")" ]; then
         why="there is no body, which says why"
     fi
     [ -z "$why" ] || { echo "${commit:0:10} \"$subject\": $why" && status=1; }

@@ -7,7 +7,7 @@
 # Prints file:line, the phrase and a replacement; exits with status 1 if there is one.
 # scripts/lint-words.allow has the exceptions.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # phrase (extended regular expression, matched as whole words) = what to write; "text: " before it: in Markdown pages and in
 # comments of Rust and Lua
@@ -42,8 +42,8 @@ any=$(awk -F ' = ' '{ sub(/^text: /, ""); print $1 }' <<<"$phrases" | paste -sd 
 # repository that it may be in ignores its files or does not track them.
 GIT_CEILING_DIRECTORIES=$(dirname "$(pwd -P)")
 export GIT_CEILING_DIRECTORIES
-where=()
-git rev-parse --is-inside-work-tree >/dev/null 2>&1 || where=(--no-index --exclude-standard)
+where=(--no-color)
+git rev-parse --is-inside-work-tree >/dev/null 2>&1 || where+=(--no-index --exclude-standard)
 found=$(git grep "${where[@]}" -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])
 status=0
 

@@ -12,7 +12,7 @@
 # The tree is copied first, so it may be edited meanwhile. It prints each mutant that no test noticed, and the
 # numbers at the end. Exit status: that of cargo-mutants: 0 if all were caught, 2 if not, 3 after a timeout.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # The code, and the tests that notice changes of it within seconds.
 code=(

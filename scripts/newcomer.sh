@@ -7,7 +7,7 @@
 #
 # CARGO_TARGET_DIR has its usual meaning; without it all is built as a newcomer does.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 if ! unshare --mount true 2>/dev/null; then
     echo "SKIPPED: the newcomer's five minutes: unshare cannot make a mount namespace here"

@@ -10,7 +10,7 @@
 # With `dev` the program is the one of the tests, not optimised. Status 3, with SKIPPED and why: a client or its
 # registry cannot be reached.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 what=${1:-}
 profile=${2:-release}

@@ -9,7 +9,10 @@
 # removes afterwards, with one rock, which is not optimised; there it also dates the newest section of CHANGELOG.md, as the
 # commit that is released does ("Releasing" in CONTRIBUTING.md).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
+# In a hook they name its repository, also for git in the clone of --dry.
+# shellcheck disable=SC2046 # names of variables
+unset $(git rev-parse --local-env-vars)
 
 fail() {
     echo "release: $*" >&2

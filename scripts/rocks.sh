@@ -9,7 +9,7 @@
 # with modules for another PLATFORM that scripts/dist.sh has built. With musl the rock is consul_ffi-musl, since luarocks
 # knows no C libraries.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 fail() {
     echo "rocks: $*" >&2

@@ -6,7 +6,7 @@
 #
 # With --check it changes nothing, prints what is not as it would be made, and fails if there is any.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # field NAME: a field of the package in Cargo.toml.
 field() {

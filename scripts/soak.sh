@@ -54,7 +54,7 @@
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

@@ -44,7 +44,7 @@
 # Consul is skipped and prints why. A command ends early only if it hangs: for ten minutes it prints nothing
 # and does not work. Exit status: 0 when nothing failed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
@@ -66,11 +66,13 @@ case ${1:-} in
     *) select_steps "$@" ;;
 esac
 
-# The tests choose their own servers.
-for name in "${!CONSUL_@}"; do
+# The tests choose their own servers and modules, and the options of the outer make are not for the inner ones.
+for name in "${!CONSUL_@}" "${!LUA_@}" "${!MAKE@}" MFLAGS GNUMAKEFLAGS; do
     [ "$name" = CONSUL_BIN ] || unset "$name"
 done
 
+{ mkdir -p target && [ -w target ]; } 2>/dev/null ||
+    cannot "the tests build in $PWD/target, which cannot be written to: remove it if another user has made it, or test in a copy"
 prepare_runs
 table=$folder/table
 total_passed=0 total_failed=0 total_skipped=0
@@ -97,12 +99,17 @@ add() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
+# add_failed NAME: counts a command that failed, with the end of what it said.
+add_failed() {
+    add 0 1 0
+    # `run` has noted the failed tests of one that runs tests.
+    failed_tests "$log" | grep -q . || echo "FAILED: $1: $(grep -v '^ *$' "$log" | tail -n 12 | paste -s -d '|')" >>"$notes"
+}
+
 # add_command COMMAND…: counts one command as one test, which is skipped if it says so.
 add_command() {
     if ! "$@"; then
-        add 0 1 0
-        # `run` has noted the failed tests of one that runs tests.
-        failed_tests "$log" | grep -q . || echo "FAILED: ${*: -1}: $(grep -v '^ *$' "$log" | tail -n 12 | paste -s -d '|')" >>"$notes"
+        add_failed "${*: -1}"
     elif grep -q '^SKIPPED' "$log"; then
         add 0 0 1
     else
@@ -115,10 +122,10 @@ add_command() {
 add_counts() {
     if [ "$3" -eq 0 ]; then
         if [ "$1" -ne 0 ]; then
-            echo "FAILED: the tests ended with status $1"
+            echo "FAILED: $at: the tests ended with status $1" | tee -a "$notes"
             set -- "$1" "$2" 1 "$4"
         elif [ $(($2 + $4)) -eq 0 ]; then
-            echo "FAILED: no test ran"
+            echo "FAILED: $at: no test ran" | tee -a "$notes"
             set -- "$1" "$2" 1 "$4"
         fi
     fi
@@ -130,7 +137,7 @@ step_programs() {
     for step in "${steps[@]}"; do
         [[ " ${quick_steps[*]} " == *" $step "* ]] || purpose=test-all
     done
-    run scripts/install-deps.sh "$purpose" || add 0 1 0
+    run scripts/install-deps.sh "$purpose" || add_failed "$at"
 }
 
 # step_build FLAVOUR
@@ -141,8 +148,10 @@ step_build() {
 
 # run_lints TARGET: TARGET prints their names.
 run_lints() {
-    local target
-    for target in $(make --no-print-directory "$1"); do
+    local target targets
+    targets=$(make --no-print-directory "$1") || targets=
+    [ -n "$targets" ] || add_counts 2 0 0 0
+    for target in $targets; do
         add_command run make --no-print-directory "$target"
     done
 }
@@ -158,8 +167,8 @@ step_lint-engines() {
 # What cargo builds for the tests, and the programs that they start.
 rules=(--features "consul-cluster/sabotage,consul-replication/sabotage,consul_ffi/luajit")
 rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
-# The user's configuration of cargo may name other folders, and a target, which has a folder of its own.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+# The user's configuration of cargo may name other folders, a target, which has a folder of its own, and panics that abort.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} CARGO_PROFILE_DEV_PANIC=unwind
 unset CARGO_BUILD_TARGET
 PROGRAMS=$(realpath --canonicalize-missing "$CARGO_TARGET_DIR/debug")
 export PROGRAMS
@@ -219,7 +228,7 @@ step_servers() {
 
 step_nodes() {
     # The programs that they start are built with the tests of their own crates, also if this step runs alone.
-    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add 0 1 0 && return; }
+    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add_failed "$at" && return; }
     run_cargo_test "${rust_tests[@]}" "${of_processes[@]}"
 }
 
@@ -260,7 +269,7 @@ step_compile-all() {
 # step_specs FILE…: on the module of the tests, with a fifth of the random calls.
 step_specs() {
     local -x CALLS=20000
-    build_module || { add 0 1 0 && return; }
+    build_module || { add_failed "$at" && return; }
     run_busted LUA=luajit QUICK=1 BUILT=1 ARGS="$*"
 }
 
@@ -274,7 +283,7 @@ step_busted() {
         [ "$1" != 5.3 ] || arguments=--tags=smoke
     elif [ "$consul" = consul-sim ]; then
         # With one of its tests: alone it would be another build.
-        run "${rust_tests[@]}" --test simulated --no-run || status=$?
+        run "${rust_tests[@]}" --test simulated --no-run || { add_failed "$at" && return; }
         local -x CONSUL_BIN=$PROGRAMS/consul-sim
         consul=1.21
     else
@@ -307,9 +316,9 @@ worked() {
     worked=$(awk -F '[ms ]+' 'NR == 2 { printf "%d", 60 * ($1 + $3) + $2 + $4 }' "$folder/times")
 }
 
-# run_step NAME COMMAND…: runs it under a heading and adds its counts to the table and the totals.
+# run_step NAME COMMAND…: runs it under a heading, with the name in `at`, and adds its counts to the table and the totals.
 run_step() {
-    local started=$SECONDS before
+    local started=$SECONDS before at=$1
     worked
     before=$worked
     echo

@@ -9,7 +9,7 @@
 # default `openresty` if that is installed, else Debian's nginx, unpacked by scripts/nginx.sh. CONSUL_SIM is a consul-sim
 # that is built already. LUA_PATH and LUA_CPATH have the module.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+CDPATH='' cd "$(dirname "$0")/../.."
 
 sim=${CONSUL_SIM:-${CARGO_TARGET_DIR:-target}/debug/consul-sim}
 if ! command -v "$sim" >/dev/null; then

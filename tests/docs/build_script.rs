@@ -16,9 +16,12 @@ rust-version = "1.88"
 [lib]
 crate-type = ["cdylib"]
 [features]
+lua53 = []
 lua54 = []
 [profile.guard]
 inherits = "release"
+[profile.quick]
+inherits = "dev"
 [workspace]
 members = ["crates/consul-guard"]
 "#;
@@ -75,9 +78,14 @@ impl Package {
         fs::write(path, text).expect("it can be written");
     }
 
-    /// With this text in the module and the guard.
+    /// With this text in the module and the guard, and the engine beside it in the module, which must unwind.
     fn saying(&self, text: &str) {
-        let module = format!("#[unsafe(no_mangle)] pub static TEXT: &[u8; 5] = b\"{text}\";");
+        let module = format!(
+            "const _: () = assert!(cfg!(panic = \"unwind\"));
+             #[unsafe(no_mangle)] pub static TEXT: &[u8; 5] = b\"{text}\";
+             #[cfg(feature = \"lua53\")] #[unsafe(no_mangle)] pub static ENGINE: &[u8; 5] = b\"lua53\";
+             #[cfg(feature = \"lua54\")] #[unsafe(no_mangle)] pub static ENGINE: &[u8; 5] = b\"lua54\";"
+        );
         self.write("src/lib.rs", &module);
         self.write(
             "crates/consul-guard/src/main.rs",
@@ -94,10 +102,15 @@ impl Package {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Whether the module that was made has this in it.
+    fn module_has(&self, text: &str) -> bool {
+        let module = fs::read(self.0.join("made/consul_ffi.so")).expect("a module");
+        module.windows(5).any(|it| it == text.as_bytes())
+    }
+
     #[track_caller]
     fn has(&self, text: &str) {
-        let module = fs::read(self.0.join("made/consul_ffi.so")).expect("a module");
-        assert!(module.windows(5).any(|it| it == text.as_bytes()), "the module is an earlier one");
+        assert!(self.module_has(text), "the module is an earlier one");
         let guard = Command::new(self.0.join("made/consul-guard")).output().expect("it runs");
         assert_eq!(String::from_utf8_lossy(&guard.stdout), text);
     }
@@ -114,6 +127,28 @@ fn what_was_built_is_taken_also_where_a_target_is_configured() {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     package.run("rockspec/build.sh", &build, &[("CARGO_BUILD_TARGET", &host)]);
     package.has("later");
+}
+
+/// One folder for what is built on the way, colours, silence, and panics that abort.
+#[test]
+fn each_engine_has_its_module_whatever_cargo_is_told() {
+    let package = Package::new("a configured cargo");
+    package.saying("engin");
+    let shared = package.0.join("shared");
+    let set = [
+        ("CARGO_BUILD_BUILD_DIR", shared.to_str().expect("a path")),
+        ("CARGO_TERM_COLOR", "always"),
+        ("CARGO_TERM_QUIET", "true"),
+        ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+        ("CARGO_PROFILE_DEV_PANIC", "abort"),
+    ];
+    for quick in ["", "1"] {
+        for (engine, other) in [("lua53", "lua54"), ("lua54", "lua53"), ("lua53", "lua54")] {
+            let set: Vec<_> = set.into_iter().chain([("QUICK", quick)]).collect();
+            package.run("rockspec/build.sh", &[engine, "made/consul_ffi.so"], &set);
+            assert!(package.module_has(engine) && !package.module_has(other), "{engine} {quick}");
+        }
+    }
 }
 
 /// With an interpreter that prints what it runs first.
@@ -187,6 +222,62 @@ fn what_a_build_lacks_is_named_before_it() {
         let path = [("PATH", path.to_str().expect("a path"))];
         package.refuses(script, arguments, &path, "has 40 MB of free disk space");
     }
+}
+
+/// A user gets the crates that were tested.
+#[test]
+fn a_module_is_built_by_the_lock_file_alone() {
+    let package = Package::new("an older lock file");
+    package.saying("never");
+    let older = LOCK.replace("\"consul_ffi\"\nversion = \"0.1", "\"consul_ffi\"\nversion = \"0.0");
+    package.write("Cargo.lock", &older);
+    for (script, arguments) in [
+        ("rockspec/build.sh", &["lua54", "made/consul_ffi.so"][..]),
+        ("rockspec/build-tools.sh", &["made"]),
+    ] {
+        let mut command = Command::new(package.0.join(script));
+        outside_cargo(&mut command).args(arguments).current_dir(&package.0);
+        let output = command.env("CARGO_NET_OFFLINE", "true").output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--locked"), "{script}: {said}");
+    }
+}
+
+/// A file where a folder is needed: nobody can write there, root neither.
+#[test]
+fn where_nothing_can_be_written_nothing_is_built() {
+    let package = Package::new("folders that cannot be made");
+    package.saying("never");
+    package.write("file", "");
+    let build = ("rockspec/build.sh", "lua54");
+    for (script, arguments, target) in [
+        (build.0, &[build.1, "file/consul_ffi.so"][..], "made"),
+        (build.0, &[build.1, "made/consul_ffi.so"], "file"),
+        ("rockspec/build-tools.sh", &["file"], "made"),
+        ("rockspec/build-tools.sh", &["made"], "file"),
+    ] {
+        let target = package.0.join(target);
+        let target = [("CARGO_TARGET_DIR", target.to_str().expect("a path"))];
+        package.refuses(script, arguments, &target, "cannot write to ");
+    }
+}
+
+/// A module in a folder of the user's `LUA_PATH` is not found by the programs, which have another one.
+#[test]
+fn a_module_of_the_users_lua_path_is_installed_for_the_tests() {
+    let folder = path_without("apt-get");
+    let lua = folder.join("lua of a test");
+    fs::write(&lua, "#!/bin/sh\ntest \"$LUA_PATH$LUA_CPATH$LUA_PATH_5_4\"\n").expect("a stub");
+    fs::set_permissions(&lua, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install-deps.sh");
+    let mut command = Command::new(script);
+    outside_cargo(&mut command).arg("tsdb").env("PATH", &folder).env("LUA", &lua);
+    for name in ["LUA_PATH", "LUA_CPATH", "LUA_PATH_5_4"] {
+        command.env(name, "/home/user/.luarocks/?.lua");
+    }
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("install what these Debian packages have: lua-sql-sqlite3"), "{said}");
 }
 
 /// With a builder that writes down what it gets.

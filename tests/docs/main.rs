@@ -14,6 +14,7 @@ mod reference;
 mod release;
 mod release_script;
 mod runs;
+mod test_script;
 use consul_test_support as support;
 mod translations;
 mod tree;

@@ -4,6 +4,7 @@ use super::release::files;
 use super::support::outside::outside_cargo;
 use super::support::pages::read;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -41,14 +42,21 @@ fn run(folder: &Path, program: impl AsRef<Path>, arguments: &[&str]) -> Result<S
 
 fn finish(folder: &Path, mut command: Command) -> Result<String, String> {
     command.current_dir(folder);
-    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
-        command.env_remove(name);
+    let given: BTreeSet<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    // In a hook, the variables of the checkout.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GIT_")) {
+        if !given.contains(OsStr::new(&name)) {
+            command.env_remove(name);
+        }
     }
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    // As some users have it.
+    command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "color.ui");
+    command.env("GIT_CONFIG_VALUE_0", "always");
     command.env("GIT_COMMITTER_DATE", format!("{COMMITTED}T23:59:59Z")).env("TZ", "UTC-1");
     for who in ["AUTHOR", "COMMITTER"] {
         let name = format!("GIT_{who}_NAME");
-        if !command.get_envs().any(|(it, _)| it == name.as_str()) {
+        if !given.contains(OsStr::new(&name)) {
             command.env(name, "a test");
         }
         command.env(format!("GIT_{who}_EMAIL"), "test@localhost");
@@ -216,7 +224,7 @@ impl Checkout {
         release.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CFLAGS", "-march=native");
         release.env("XDG_CACHE_HOME", cache()).env("CARGO_HOME", self.cargo_home());
         release.env("LUA_CPATH_5_3", "/nowhere").env("LUA_CPATH_5_4", "/nowhere");
-        release.env("GIT_COMMITTER_NAME", committer);
+        release.env("GIT_COMMITTER_NAME", committer).env("GIT_DIR", "/nowhere");
         finish(&self.0, release)
     }
 
@@ -356,6 +364,26 @@ fn a_release_is_what_is_committed_and_tested() {
     assert_eq!(sums, wanted.collect());
     assert_eq!(fs::read_dir(&made).expect("a folder").count(), sums.len() + 1, "and the sums");
     fs::remove_dir_all(cache()).expect("it can be removed");
+}
+
+#[test]
+fn a_clone_has_the_bytes_of_the_checkout_whatever_git_converts() {
+    let lint = ["scripts/lint-words.sh", ".gitattributes"].map(|name| root().join(name));
+    let checkout = Checkout(copy("a clone's origin", lint));
+    fs::write(checkout.0.join("recorded"), "one\r\ntwo\n").expect("it can be written");
+    checkout.git("init --quiet");
+    checkout.commit();
+    for converts in ["true", "input", "false"] {
+        let clone = checkout.0.with_extension(converts);
+        let _ = fs::remove_dir_all(&clone);
+        let config = format!("core.autocrlf={converts}");
+        let (from, to) = (checkout.0.display().to_string(), clone.display().to_string());
+        run(root(), "git", &["-c", &config, "clone", "--quiet", &from, &to]).expect("a clone");
+        for name in ["scripts/lint-words.sh", ".gitattributes", "recorded"] {
+            let read = |folder: &Path| fs::read(folder.join(name)).expect("a file");
+            assert!(read(&clone) == read(&checkout.0), "{name}: {config}");
+        }
+    }
 }
 
 #[test]

@@ -136,13 +136,26 @@ fn ci_counts_both_parts_of_the_tests() {
 
 #[test]
 fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
-    let mut make = Command::new("make");
-    let output = outside_cargo(make.args(["--no-print-directory", "-n", "demo"]))
-        .output()
-        .expect("make runs");
-    let said = text(&output);
-    assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
-    assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+    for (address, at) in [
+        (None, ".lua\""),
+        (Some(""), ".lua\""),
+        (Some("10.0.0.1:8500"), ".lua on the Consul at CONSUL_HTTP_ADDR, 10.0.0.1:8500\""),
+    ] {
+        let make = |arguments: &[&str]| {
+            let mut make = Command::new("make");
+            make.arg("--no-print-directory").args(arguments).env_remove("CONSUL_HTTP_ADDR");
+            outside_cargo(&mut make).envs(address.map(|it| ("CONSUL_HTTP_ADDR", it)));
+            text(&make.output().expect("make runs"))
+        };
+        let said = make(&["-n", "demo"]);
+        assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
+        let (first, rest) = said.split_once("examples/demo").expect("the program");
+        assert!(rest.starts_with(at) && first.lines().count() < 3, "{address:?}: {said}");
+        assert!(rest.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+        let shown = "shown: ; @echo $${CONSUL_HTTP_ADDR-simulated}";
+        let wanted = address.filter(|it| !it.is_empty()).unwrap_or("simulated");
+        assert_eq!(make(&["--eval", shown, "shown"]).trim(), wanted);
+    }
 }
 
 #[test]
@@ -160,6 +173,52 @@ fn tests_have_enough_open_files_or_do_not_begin() {
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("need 1024 open files, and the limit here is 1023"), "{said}");
+}
+
+/// In a namespace, if there can be one.
+#[test]
+fn tests_run_where_programs_do_or_do_not_begin() {
+    let folder = file("no programs");
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    let script = "mount -t tmpfs -o noexec none \"$TMPDIR\" || exit 77
+        source scripts/lib.sh; prepare_runs; echo begins";
+    let mut unshare = Command::new("unshare");
+    let unshare = unshare.args(["--map-root-user", "--mount", "bash", "-euc", script]);
+    let unshare = unshare.current_dir(env!("CARGO_MANIFEST_DIR")).env("TMPDIR", &folder);
+    let output = unshare.output().expect("unshare runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let has_none = output.status.code() == Some(77) || said.starts_with("unshare: ");
+    assert!(has_none || output.status.code() == Some(3), "{output:?}");
+    assert!(has_none || said.contains("mounted with noexec: set TMPDIR"), "{said}");
+}
+
+/// With folders of the same names in the home, and `cd` that prints.
+#[test]
+fn each_script_finds_its_checkout_whatever_cdpath_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let home = file("a home");
+    let mut seen = 0;
+    for path in files() {
+        let Ok(lines) = fs::read_to_string(&path) else { continue };
+        let goes = |line: &&str| line.contains("cd \"$(dirname \"$0\")");
+        let Some(line) = lines.starts_with("#!").then(|| lines.lines().find(goes)).flatten() else {
+            continue;
+        };
+        let script = path.strip_prefix(root).expect("a path in the checkout");
+        let folder = script.parent().expect("its folder");
+        fs::create_dir_all(home.join(folder)).expect("a folder can be made");
+        let goes_to = |paths: &str| {
+            let mut bash = Command::new("bash");
+            bash.args(["-euc", &format!("{line}\npwd")]).arg(script);
+            bash.current_dir(root).env("CDPATH", paths).output().expect("bash runs")
+        };
+        let right = text(&goes_to(""));
+        for paths in [home.display().to_string(), format!(".:{}", home.display())] {
+            assert_eq!(text(&goes_to(&paths)), right, "{}: {paths}", script.display());
+        }
+        seen += 1;
+    }
+    assert!(seen >= 30, "{seen} scripts: they go to the checkout in another way");
 }
 
 #[test]
@@ -194,11 +253,12 @@ fn a_demo_finds_the_consul_sim_that_it_builds_whatever_cargo_is_told() {
 
 /// With a busted that shows them.
 #[test]
-fn a_users_proxy_and_lua_init_do_not_reach_the_tests() {
+fn a_users_proxy_lua_init_and_colours_do_not_reach_the_tests() {
     let folder = file("a user's settings");
     let busted = folder.join("busted");
     fs::create_dir_all(&folder).expect("a folder can be made");
-    let shown = "echo \"$no_proxy;$NO_PROXY;$LUA_INIT$LUA_INIT_5_3$LUA_INIT_5_4\"";
+    let shown = "echo \"$no_proxy;$NO_PROXY;$LUA_INIT$LUA_INIT_5_3$LUA_INIT_5_4;\
+                 $CARGO_TERM_COLOR$CLICOLOR_FORCE$FORCE_COLOR;$CARGO_TERM_QUIET$POSIXLY_CORRECT\"";
     fs::write(&busted, format!("#!/bin/sh\n{shown}\n")).expect("it can be written");
     fs::set_permissions(&busted, fs::Permissions::from_mode(0o755)).expect("it can be run");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("a PATH"));
@@ -209,10 +269,13 @@ fn a_users_proxy_and_lua_init_do_not_reach_the_tests() {
             .envs([("PATH", path.as_str()), ("no_proxy", "intranet")])
             .env_remove("NO_PROXY")
             .envs(["LUA_INIT", "LUA_INIT_5_3", "LUA_INIT_5_4"].map(|name| (name, "print()")))
+            .envs(["CLICOLOR_FORCE", "FORCE_COLOR", "POSIXLY_CORRECT"].map(|name| (name, "1")))
+            .envs([("CARGO_TERM_COLOR", "always"), ("CARGO_TERM_QUIET", "true")])
             .output()
             .expect("bash runs");
         let own = "intranet,127.0.0.1,localhost,::1";
-        assert_eq!(text(&output), format!("{own};{own};\n"), "{command}: {output:?}");
+        let shown = format!("{own};{own};;never;false\n");
+        assert_eq!(text(&output), shown, "{command}: {output:?}");
     }
 }
 

@@ -8,7 +8,7 @@
 # that the reader has installed before: PROGRAMS is a folder with consul-sim and consul-ha, NGINX_FOLDER what scripts/nginx.sh
 # prints, LUA_PATH and LUA_CPATH have the module. Exit status 3, and the reason, when there are no namespaces.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+CDPATH='' cd "$(dirname "$0")/../.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

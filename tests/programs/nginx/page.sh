@@ -8,7 +8,7 @@
 # machine changes. Only the programs are others that the reader has installed before: Debian's packages are unpacked,
 # consul is CONSUL_SIM, and make is MAKE if that is set. Exit status 3, and the reason, when there are no namespaces.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+CDPATH='' cd "$(dirname "$0")/../../.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh

@@ -7,7 +7,7 @@
 # CONSUL_SIM is the program consul-sim, by default that of target/debug. Exit status 3, and the reason in one line, if something
 # is unavailable.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+CDPATH='' cd "$(dirname "$0")/../../.."
 
 nginx=$(scripts/nginx.sh)
 suite=$(scripts/lua-resty-consul.sh)

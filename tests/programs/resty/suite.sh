@@ -7,7 +7,7 @@
 # The tests of TLS get new certificates, since their own end in 2026. They trust what nginx's lua_ssl_trusted_certificate
 # names, which Lua cannot read: nginx passes CONSUL_CACERT on, as docs/migrating-from-lua-resty-consul.md says.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+CDPATH='' cd "$(dirname "$0")/../../.."
 
 # The number of tests in lua-resty-consul 0.4.
 all=24

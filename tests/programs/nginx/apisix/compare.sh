@@ -6,7 +6,7 @@
 #
 # Each CONSUL is a consul-sim or a consul. Prints SKIPPED, and the reason, when APISIX or nginx is unavailable.
 set -euo pipefail
-cd "$(dirname "$0")/../../../.."
+CDPATH='' cd "$(dirname "$0")/../../../.."
 
 run=tests/programs/nginx/apisix/run.sh
 source=$(scripts/apisix.sh 2>/dev/null) || { echo "SKIPPED: APISIX's discovery: $(scripts/apisix.sh 2>&1 | tail -n 1)" && exit; }

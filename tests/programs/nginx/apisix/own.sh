@@ -5,7 +5,7 @@
 #
 # CONSUL_PROGRAM is a consul-sim or a consul. The parts, by default all: follows consul_goes many large token starts weight.
 set -euo pipefail
-cd "$(dirname "$0")/../../../.."
+CDPATH='' cd "$(dirname "$0")/../../../.."
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/consul_ffi-apisix-own.XXXXXX")
 trap 'rm -rf "$folder"' EXIT

@@ -13,7 +13,7 @@
 #
 # Exit status 3, and the reason in one line, when there is no nginx.
 set -euo pipefail
-cd "$(dirname "$0")/../../../.."
+CDPATH='' cd "$(dirname "$0")/../../../.."
 
 [ $# -ge 3 ] || { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
 program=$1 workers=$2 config=$3 more=${4:-}

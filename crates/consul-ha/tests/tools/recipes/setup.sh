@@ -14,6 +14,7 @@ authority() {
 }
 
 node_toml() {
+    # shellcheck disable=SC2153 # the caller sets it
     local endpoints=${ENDPOINTS// /\", \"} data_port=0
     [ -z "$LAB" ] || data_port=9001
     cat <<END

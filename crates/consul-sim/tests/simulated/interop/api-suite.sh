@@ -8,7 +8,7 @@
 # both numbers.
 # Exit status: 0 when this holds, 3 when Go, the module or Consul cannot be had.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+CDPATH='' cd "$(dirname "$0")/../../.."
 
 module=github.com/hashicorp/consul/api@v1.31.2
 limit=20m

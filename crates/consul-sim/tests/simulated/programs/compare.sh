@@ -18,7 +18,7 @@
 # The last line of a program is "NAME VERSION: N same, N differ (which)". The folder in KEEP gets all results.
 # Exit status: 0 when nothing else differs, 3 when some program was skipped.
 set -euo pipefail
-cd "$(dirname "$0")/../../../../.."
+CDPATH='' cd "$(dirname "$0")/../../../../.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
