@@ -533,14 +533,19 @@ async fn check_lost<'a>(
         return Ok(());
     }
     let overview = session.overviews(cluster)?.overview().await;
-    let answers = |id: &&str| overview.nodes.iter().any(|it| it.id == *id && it.lost_consul);
-    match lost.find(answers) {
-        Some(node) => Err(Failure::Refused(format!(
-            "{node} lives: it answers at its data address, and only Consul does not see it. Check its agent; --force gives \
-             it up all the same"
-        ))),
-        None => Ok(()),
-    }
+    let answering = |id: &str| overview.nodes.iter().find(|it| it.id == *id && it.lost_consul);
+    let Some(node) = lost.find_map(answering) else { return Ok(()) };
+    let id = &node.id;
+    Err(Failure::Refused(match &node.doubt {
+        Some(why) => format!(
+            "a process answers at the data address of {id}, which may be {id} or a node of another cluster: {why}. See which \
+             one it is; --force gives {id} up all the same"
+        ),
+        None => format!(
+            "{id} lives: it answers at its data address, and only Consul does not see it. Check its agent; --force gives it \
+             up all the same"
+        ),
+    }))
 }
 
 fn is_live(snapshot: &Snapshot, node: &str) -> bool {

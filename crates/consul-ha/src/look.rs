@@ -11,7 +11,7 @@ use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{LeaderOverview, NodeOverview, NodeState};
+use consul_cluster::observe::overview::{NodeOverview, NodeState};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::shell::{kv_delete, operand};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
@@ -23,8 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
-    let does_not_lead = overview.leader.as_ref().is_some_and(LeaderOverview::does_not_lead);
-    let leading = leader.filter(|_| !does_not_lead);
+    let leading = overview.leading().map(|leader| leader.node_id.as_str());
     let mut text = node_table(&overview.nodes, leading, !overview.stores.is_empty());
     say_age(overview.age_ms);
     if overview.nodes.is_empty() {
@@ -230,14 +229,14 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         let json = json!({ "leader": null, "age_ms": overview.age_ms });
         return Ok(Shown { text, json, is_well: false });
     };
-    let is_well = !leader.does_not_lead();
+    let is_well = overview.leading().is_some();
     let text = format!(
         "{} at {}, elected {}, fencing token {}{}",
         leader.node_id,
         if leader.address.is_empty() { "no address" } else { &leader.address },
         ago(leader.elected_at_ms),
         leader.token,
-        if is_well { "" } else { ": it has the leader's key and does not lead" },
+        if is_well { "" } else { ": it is named by the leader's key and does not lead" },
     );
     Ok(Shown {
         text: line(&text),
@@ -467,6 +466,9 @@ mod tests {
             refuses_key: false,
             is_refused_by_leader: false,
             lost_consul: false,
+            doubt: None,
+            starts_again: false,
+            is_new: false,
             ended: None,
             no_history: None,
             certificate_expires_ms: None,
@@ -474,6 +476,7 @@ mod tests {
             asked: Default::default(),
             no_rights: None,
             lacking: None,
+            unusable_files: None,
             is_unreached_by_leader: false,
             avoids: Vec::new(),
             faults: Vec::new(),

@@ -24,7 +24,7 @@ pub struct HttpTransport {
 
 enum Channel {
     Plain(Plain),
-    Https(Https),
+    Https(Box<Https>),
 }
 
 impl HttpTransport {
@@ -35,7 +35,7 @@ impl HttpTransport {
     /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
         let channel = match endpoint.starts_with("https") {
-            true => Https::new(endpoint, options.headers(), options).map(Channel::Https)?,
+            true => Channel::Https(Box::new(Https::new(endpoint, options.headers(), options)?)),
             false => Plain::new(endpoint, options).map(Channel::Plain)?,
         };
         let permits = Semaphore::new(options.max_connections);

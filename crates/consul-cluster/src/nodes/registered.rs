@@ -89,7 +89,7 @@ const ABSENT_FOR: Duration = CERTAIN_AFTER;
 /// The pause before a list is asked for again that was not believed, and the longest while ACLs hide a part of it, to
 /// which each further one is a doubling.
 const DOUBT_PAUSE: Duration = Duration::from_millis(500);
-const MAX_HIDDEN_PAUSE: Duration = Duration::from_secs(5);
+const MAX_HIDDEN_PAUSE: Duration = Duration::from_secs(3);
 
 /// Whether the answers of one list are believed: answers that lack this node itself, which lives and keeps its key and its
 /// service there, may be about another cluster, or come from a cache.

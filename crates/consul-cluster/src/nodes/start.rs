@@ -19,8 +19,9 @@ const TIMEOUT_MS: u64 = 1000;
 /// The part of a start's time limit in which that is found out, but at most a half.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often it is found out what ACLs may hide, while Consul's answers do not tell that.
+/// How often it is found out what ACLs may hide, while Consul's answers do not tell that; and whether they still may.
 const HIDDEN_PAUSE: Duration = Duration::from_secs(60);
+const LACKING_PAUSE: Duration = Duration::from_secs(3);
 
 /// Why this node has not started when `limit` is over, at that moment. It finds that out within the limit.
 pub async fn missing_after(cluster: &Cluster, limit: Duration) -> String {
@@ -138,10 +139,11 @@ pub(crate) async fn note_hidden(cluster: &Cluster) -> Infallible {
         let _ = changes.wait_for(|snapshot| snapshot.sight == Sight::Untold).await;
         let pause = match may_hide(cluster).await {
             Ok(found) => {
+                let pause = if found.is_some() { LACKING_PAUSE } else { HIDDEN_PAUSE };
                 if cluster.snapshot().may_hide != found {
                     cluster.update(|snapshot| snapshot.may_hide = found);
                 }
-                HIDDEN_PAUSE
+                pause
             }
             Err(error) => {
                 tracing::debug!(%error, "it was not found out what ACLs hide");

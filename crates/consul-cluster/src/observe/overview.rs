@@ -111,6 +111,9 @@ pub struct Overview {
     /// Why this process cannot read keys of the shard map.
     #[serde(skip)]
     pub unread_map: Vec<String>,
+    /// Whether this process is a node that has just started, and has yet to learn the state of the cluster.
+    #[serde(skip)]
+    pub is_starting: bool,
     /// All that is not well, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -194,8 +197,17 @@ pub struct NodeOverview {
     /// The live nodes that its calls avoid since they do not answer; the problems tell it.
     #[serde(skip)]
     pub avoids: Vec<String>,
-    /// Whether it answers this process although it is down in Consul.
+    /// Whether a process answers at its data address although it is down in Consul.
     pub lost_consul: bool,
+    /// Why that process may be another one; the problems tell it.
+    #[serde(skip)]
+    pub doubt: Option<String>,
+    /// Whether it is a new start of the node, which has yet to join.
+    #[serde(skip)]
+    pub starts_again: bool,
+    /// Whether its key has just been written, and its check has not passed yet.
+    #[serde(skip)]
+    pub is_new: bool,
     /// Why it takes part no more, although its process answers; the problems tell it.
     #[serde(skip)]
     pub ended: Option<String>,
@@ -217,6 +229,9 @@ pub struct NodeOverview {
     /// The lack of its process, and the cure; the problems tell it.
     #[serde(skip)]
     pub lacking: Option<String>,
+    /// The files of its process that cannot be used since they have changed; the problems tell it.
+    #[serde(skip)]
+    pub unusable_files: Option<String>,
     /// Its faults as a node of stores; the problems tell them.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
@@ -333,9 +348,13 @@ impl Overview {
         let (options, snapshot) = (cluster.options(), cluster.snapshot());
         let map = snapshot.map.as_ref().map(|map| picture(map, &mut known.picture));
         let is_live = |id: &str| snapshot.nodes.get(id).is_some_and(|node| node.is_live);
+        let at_ms = cluster.unix_ms();
+        let is_young = known.begun.is_some_and(|begun| cluster.now() - begun < MAP_TIME);
+        let has_learned = cluster.has_looked() && snapshot.map.is_some();
         let mut overview = Overview {
             version: VERSION,
-            at_ms: cluster.unix_ms(),
+            at_ms,
+            is_starting: !options.observer && is_young && !has_learned,
             told_by: options.member_id().map(str::to_owned),
             in_touch: cluster.is_in_touch() && !known.is_unanswered,
             age_ms: snapshot.age_ms,
@@ -348,7 +367,7 @@ impl Overview {
             restored: snapshot.is_restored,
             hidden: hidden(&snapshot),
             may_hide: snapshot.may_hide().map(str::to_owned),
-            nodes: nodes(&snapshot, known, cluster.now()),
+            nodes: nodes(&snapshot, known, (cluster.now(), at_ms)),
             map,
             stores: known.maps.overviews(is_live, &known.told),
             waiting: known.maps.waiting(),
@@ -380,6 +399,18 @@ impl Overview {
         }
         overview.problems = problems(&overview);
         overview
+    }
+
+    /// The leader, if it is a node and does not say itself that it does not lead.
+    pub fn leading(&self) -> Option<&LeaderOverview> {
+        self.leader.as_ref().filter(|it| !it.does_not_lead() && !self.is_unknown(it))
+    }
+
+    /// Whether the leader's key names none of the nodes, while all of them are seen.
+    fn is_unknown(&self, leader: &LeaderOverview) -> bool {
+        let sees_all = self.hidden.is_empty() && self.may_hide.is_none();
+        let is_it = |node: &NodeOverview| node.id == leader.node_id;
+        sees_all && !self.nodes.is_empty() && !self.nodes.iter().any(is_it)
     }
 
     /// The document without what changes all the time: times, and how long ago something was.
@@ -465,7 +496,11 @@ impl NewestMaps {
     }
 }
 
-fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOverview> {
+fn nodes(
+    snapshot: &Snapshot,
+    known: &mut Known,
+    (now, now_ms): (Instant, u64),
+) -> Vec<NodeOverview> {
     let mut loads = snapshot.map.as_deref().map(Loads::of).unwrap_or_default();
     let newest = newest_epoch(snapshot, &known.told);
     let settled = known.newest.settled(now, newest);
@@ -483,6 +518,9 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             loads.remove(id.as_str()).unwrap_or_default();
         let told = told.get(id).filter(|told| told.is_of(&record.incarnation));
         let map_epoch = told.and_then(Told::map_epoch);
+        let starts_again = told.is_some_and(|told| told.is_other_start);
+        let age_ms = u128::from(now_ms.abs_diff(record.started_ms));
+        let is_new = !node.is_live && node.down_since.is_none() && age_ms < MAP_TIME.as_millis();
         NodeOverview {
             id: id.clone(),
             address: record.address.clone(),
@@ -499,7 +537,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             },
             down_for_ms: node.down_since.map(|since| (now - since).as_millis() as u64),
             map_epoch,
-            map_lag: map_epoch.map(lag),
+            map_lag: map_epoch.filter(|_| !starts_again).map(lag),
             primaries,
             replicas,
             moving_in,
@@ -518,6 +556,9 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
                 .unwrap_or_default(),
             lost_consul: !node.is_live
                 && told.is_some_and(|told| told.answers && told.ended.is_none()),
+            starts_again: starts_again && !node.is_live,
+            is_new,
+            doubt: told.and_then(|told| told.doubt.clone()).filter(|_| !node.is_live),
             ended: told.and_then(|told| told.ended.clone()).filter(|_| !node.is_live),
             no_history: told.and_then(Told::no_history).cloned(),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
@@ -525,6 +566,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
             no_rights: told.and_then(Told::no_rights).cloned(),
             lacking: told.and_then(Told::lacking).cloned(),
+            unusable_files: told.and_then(Told::unusable_files).cloned(),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
             unused: known.maps.unused(told),

@@ -18,10 +18,12 @@ use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
+use consul_process::files;
 use consul_process::metrics::{self, Page, Registered, Source, table};
 use consul_process::os;
 use consul_process::sync::lock;
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -100,6 +102,9 @@ struct Report {
     /// The lack of its process within the last minute.
     #[serde(default)]
     lacking: Option<String>,
+    /// The files of its process that cannot be used since they have changed.
+    #[serde(default)]
+    unusable_files: Option<String>,
     /// The rights that its token lacks.
     #[serde(default)]
     no_rights: Option<String>,
@@ -137,8 +142,12 @@ pub(crate) struct Told {
     pub silent: Option<String>,
     /// Whether that is because it and this process refuse each other's `cluster_key`.
     pub refuses_key: bool,
-    /// Whether it has answered, be it with a refusal.
+    /// Whether a process has answered at its data address, be it with a refusal.
     pub answers: bool,
+    /// Why that process may be another one.
+    pub doubt: Option<String>,
+    /// Whether it is another start of the node than its key has.
+    pub is_other_start: bool,
     /// Why it takes part no more, although its process runs.
     pub ended: Option<String>,
     /// How far its clock is ahead of this process's.
@@ -234,6 +243,11 @@ impl Told {
         self.report.as_ref()?.lacking.as_ref()
     }
 
+    /// The files of its process that cannot be used since they have changed.
+    pub fn unusable_files(&self) -> Option<&String> {
+        self.report.as_ref()?.unusable_files.as_ref()
+    }
+
     /// Its faults as a node of stores.
     pub fn faults(&self) -> impl Iterator<Item = &StoreFault> {
         self.report.iter().flat_map(|report| &report.faults)
@@ -270,6 +284,24 @@ impl Told {
         Told { report: Some(Report { lease, ..Report::default() }), ..Told::default() }
     }
 
+    /// Of a node whose calls avoid another one, that it cannot reach as the leader and that refuses its key, with this for
+    /// the rest.
+    #[cfg(test)]
+    pub fn of_words(other: &str, why: &str) -> Self {
+        let (others, why) = (vec![other.to_owned()], Some(why.to_owned()));
+        let report = Report {
+            avoided: others.clone(),
+            unreached: others.clone(),
+            refusing: others,
+            no_history: why.clone(),
+            lacking: why.clone(),
+            unusable_files: why.clone(),
+            no_rights: why,
+            ..Report::default()
+        };
+        Told { report: Some(report), ..Told::default() }
+    }
+
     #[cfg(test)]
     pub fn told_at(mut self, at_ms: u64) -> Self {
         self.report.iter_mut().for_each(|report| report.at_ms = Some(at_ms));
@@ -299,10 +331,10 @@ impl Told {
         incarnation.clone_into(&mut self.incarnation);
         self.refuses_key =
             answer.as_ref().is_err_and(|error| error.kind() == Kind::PermissionDenied);
-        self.answers = match &answer {
-            Ok(_) => true,
-            Err(error) => matches!(error.kind(), Kind::PermissionDenied | Kind::NotFound),
-        };
+        self.answers = answer.as_ref().map_or_else(is_answered, |_| true);
+        let is_other = |it: &str| !it.is_empty() && it != incarnation;
+        self.is_other_start = answer.as_ref().is_ok_and(|it| is_other(&it.incarnation));
+        self.doubt = answer.as_ref().err().filter(|it| is_of_anybody(it)).map(message);
         match answer {
             Ok(report) => {
                 let mut report = report.bounded(node);
@@ -315,8 +347,29 @@ impl Told {
             }
             // A node of an earlier release.
             Err(error) if error.kind() == Kind::NotFound => self.silent = None,
-            Err(error) => self.silent = Some(cut_message(error.message().to_owned())),
+            Err(error) => self.silent = Some(message(&error)),
         }
+    }
+}
+
+fn message(error: &Error) -> String {
+    cut_message(error.message().to_owned())
+}
+
+/// Whether somebody has sent this error: a reply has a status.
+fn is_answered(error: &Error) -> bool {
+    let is_reply = error.status().is_some();
+    let is_nodes = matches!(error.kind(), Kind::NotFound | Kind::RateLimited | Kind::Timeout);
+    is_reply && is_nodes || is_of_anybody(error)
+}
+
+/// Whether an error proves nothing of its sender: a node of another cluster, which has the address now, refuses this process
+/// as a node with another key does.
+fn is_of_anybody(error: &Error) -> bool {
+    match error.kind() {
+        Kind::PermissionDenied | Kind::Tls => true,
+        Kind::Unsupported => error.status().is_some(),
+        _ => false,
     }
 }
 
@@ -327,6 +380,8 @@ pub(crate) struct Known {
     pub told: BTreeMap<String, Told>,
     /// The report of this process itself, if it is an observer, and its name.
     pub observer: Option<(String, Told)>,
+    /// When this process began to look.
+    pub begun: Option<Instant>,
     /// The maps of the replicated stores.
     pub maps: StoreMaps,
     /// Whether Consul's servers have answered that they have no Raft leader.
@@ -370,7 +425,6 @@ impl Known {
     }
 }
 
-#[derive(Default)]
 struct State {
     known: Known,
     asked: Option<Instant>,
@@ -390,6 +444,9 @@ pub struct Overviews {
     _shown: Registered,
 }
 
+/// The agent of the node, if it is known, and the rights that the token of this process lacks.
+type Lacking = Result<(Option<String>, Vec<Right>), Error>;
+
 /// The rights of the token of this process.
 #[derive(Default)]
 struct Rights {
@@ -398,6 +455,8 @@ struct Rights {
     agent: Option<String>,
     /// Those that the token lacks.
     lacking: Option<String>,
+    /// A question that Consul has not answered yet.
+    asking: Option<BoxFuture<'static, Lacking>>,
 }
 
 impl fmt::Debug for Overviews {
@@ -421,7 +480,9 @@ impl Overviews {
         plane: Option<Arc<DataPlane>>,
         consul_patience: Duration,
     ) -> Arc<Self> {
-        let (stores, state, made, rights) = Default::default();
+        let (stores, made, rights) = Default::default();
+        let known = Known { begun: Some(cluster.now()), ..Known::default() };
+        let state = tokio::sync::Mutex::new(State { known, asked: None });
         let overviews = Arc::new_cyclic(|this: &Weak<Overviews>| {
             let _shown = metrics::register(this.clone());
             Overviews { cluster, consul_patience, plane, stores, state, made, rights, _shown }
@@ -521,7 +582,7 @@ impl Overviews {
         known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
             (told.silent, told.refuses_key, told.answers) = (None, false, false);
-            told.ended = None;
+            (told.doubt, told.ended, told.is_other_start) = (None, None, false);
         }
         // A node that is down may live without its way to Consul.
         let others = snapshot.nodes.values();
@@ -580,34 +641,27 @@ impl Overviews {
     /// and a query that waits is not refused.
     async fn no_rights(&self) -> Option<String> {
         let (mut rights, now) = (self.rights.lock().await, self.cluster.now());
-        if rights.asked.is_some_and(|at| now - at < RIGHTS_PAUSE) {
-            return rights.lacking.clone();
-        }
-        rights.asked = Some(now);
-        let Ok(Ok(lacking)) = timeout(OWN_PATIENCE, self.lacking(&mut rights.agent)).await else {
-            return rights.lacking.clone();
+        let pause = if rights.lacking.is_some() { ASK_PAUSE } else { RIGHTS_PAUSE };
+        let mut asking = match rights.asking.take() {
+            Some(asking) => asking,
+            None if rights.asked.is_some_and(|at| now - at < pause) => {
+                return rights.lacking.clone();
+            }
+            None => {
+                rights.asked = Some(now);
+                lacking(Arc::clone(&self.cluster), rights.agent.clone()).boxed()
+            }
         };
-        rights.lacking = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+        match timeout(OWN_PATIENCE, &mut asking).await {
+            Ok(Ok((agent, lacking))) => {
+                rights.agent = agent;
+                rights.lacking = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+            }
+            Ok(Err(_)) => {}
+            // A slow Consul answers for the next report.
+            Err(_) => rights.asking = Some(asking),
+        }
         rights.lacking.clone()
-    }
-
-    async fn lacking(&self, agent: &mut Option<String>) -> Result<Vec<Right>, Error> {
-        let (client, options) = (self.cluster.client(), self.cluster.options());
-        if options.observer {
-            let mut needed = rights::to_look(options);
-            // A policy may name the agents of the nodes alone.
-            let is_hidden = self.cluster.snapshot().is_hidden();
-            needed.retain(|right| right.resource != "node" || is_hidden);
-            return rights::lacking(client, needed).await;
-        }
-        if agent.is_none() {
-            *agent = rights::agent_of(client, options).await;
-        }
-        let mut needed = rights::to_take_part(options);
-        let of_agent =
-            |agent: &String| [Right::read("node", agent), Right::write("session", agent)];
-        needed.extend(agent.iter().flat_map(of_agent));
-        rights::lacking(client, needed).await
     }
 
     /// The answer of this process.
@@ -639,6 +693,7 @@ impl Overviews {
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
             lacking: os::lacking().map(str::to_owned),
+            unusable_files: files::unusable(),
             no_rights,
             no_history: lock(&cluster.history_refused)
                 .clone()
@@ -664,6 +719,25 @@ impl Source for Overviews {
             page.at_least(&table::CLUSTER_PROBLEMS, &labels, f64::from(count));
         }
     }
+}
+
+async fn lacking(cluster: Arc<Cluster>, mut agent: Option<String>) -> Lacking {
+    let (client, options) = (cluster.client(), cluster.options());
+    if options.observer {
+        let mut needed = rights::to_look(options);
+        // A policy may name the agents of the nodes alone.
+        let is_hidden = cluster.snapshot().is_hidden();
+        needed.retain(|right| right.resource != "node" || is_hidden);
+        return Ok((None, rights::lacking(client, needed).await?));
+    }
+    if agent.is_none() {
+        agent = rights::agent_of(client, options).await;
+    }
+    let mut needed = rights::to_take_part(options);
+    let of_agent = |agent: &String| [Right::read("node", agent), Right::write("session", agent)];
+    needed.extend(agent.iter().flat_map(of_agent));
+    let lacking = rights::lacking(client, needed).await?;
+    Ok((agent, lacking))
 }
 
 /// Answers the questions of other processes.
@@ -754,8 +828,10 @@ mod tests {
         assert_eq!(asked(&told), (String::new(), 0));
         told.learn(("n1", "first"), report("first", events(1..=7)));
         assert_eq!(asked(&told), ("first".to_owned(), 7));
+        assert!(!told.is_other_start);
         // It was another start by the time it answered.
         told.learn(("n1", "first"), report("second", events(1..=2)));
+        assert!(told.is_other_start);
         assert_eq!(asked(&told), ("second".to_owned(), 2));
     }
 
@@ -828,6 +904,7 @@ mod tests {
             stores: Some(vec!["points".to_owned()]),
             faults: vec![StoreFault { functions, why, ..StoreFault::default() }],
             lacking: Some("a".to_owned()),
+            unusable_files: Some("e".to_owned()),
             no_rights: Some("b".to_owned()),
             no_history: Some("c".to_owned()),
             ended: Some("d".to_owned()),
@@ -868,24 +945,44 @@ mod tests {
         }
     }
 
-    /// A node of an earlier release, which has no report, lives too.
+    /// A node of an earlier release, which has no report, lives too, and so does a busy one. A process that refuses us may be
+    /// another one.
     #[test]
-    fn a_refusal_is_an_answer() {
-        for (kind, is_answer) in [
-            (Kind::NotFound, true),
-            (Kind::PermissionDenied, true),
-            (Kind::Timeout, false),
-            (Kind::Connect, false),
-            (Kind::Tls, false),
-            (Kind::Decode, false),
-            (Kind::Unsupported, false),
-        ] {
-            let mut told = Told::default();
-            told.learn(("n1", "first"), Err(Error::new(kind, "why")));
-            assert_eq!(told.answers, is_answer, "{kind:?}");
-            assert_eq!(told.silent.is_none(), kind == Kind::NotFound, "{kind:?}");
-            assert_eq!(told.refuses_key, kind == Kind::PermissionDenied, "{kind:?}");
+    fn a_reply_is_an_answer_and_a_refusal_is_one_of_somebody() {
+        for kind in Kind::ALL.iter().copied() {
+            for is_reply in [false, true] {
+                let (is_answer, is_doubted) = match kind {
+                    Kind::PermissionDenied | Kind::Tls => (true, true),
+                    Kind::Unsupported => (is_reply, is_reply),
+                    Kind::NotFound | Kind::RateLimited | Kind::Timeout => (is_reply, false),
+                    _ => (false, false),
+                };
+                let error = Error::new(kind, "why");
+                let error = if is_reply { error.with_status(400) } else { error };
+                let mut told = Told::default();
+                told.learn(("n1", "first"), Err(error));
+                assert_eq!(told.answers, is_answer, "{kind:?} {is_reply}");
+                let doubt = is_doubted.then_some("why");
+                assert_eq!(told.doubt.as_deref(), doubt, "{kind:?} {is_reply}");
+                assert_eq!(told.silent.is_none(), kind == Kind::NotFound, "{kind:?}");
+                assert_eq!(told.refuses_key, kind == Kind::PermissionDenied, "{kind:?}");
+                told.learn(("n1", "first"), report("first", Vec::new()));
+                assert!(told.answers && told.doubt.is_none(), "{kind:?}");
+            }
         }
+    }
+
+    /// It says nothing of now.
+    #[test]
+    fn a_silent_node_avoids_nobody_and_makes_nothing_again() {
+        let remaking = Some(Remaking::default());
+        let copies = CopyReport { store: "a".to_owned(), remaking, ..CopyReport::default() };
+        let avoided = vec!["n2".to_owned()];
+        let report = Report { avoided, copies: vec![copies], ..Report::default() };
+        let mut told = Told { report: Some(report), ..Told::default() };
+        assert!(!told.avoided().is_empty() && told.remaking("a").is_some());
+        told.silent = Some("no answer".to_owned());
+        assert!(told.avoided().is_empty() && told.remaking("a").is_none());
     }
 
     #[test]

@@ -109,6 +109,22 @@ fn load_balancers_and_programs_get_what_they_ask_for() {
     assert_eq!(all[0].answer("GET /leader HTTP/1.0\r\n\r\n").1, "n1 leads\n");
 }
 
+/// Its key is back after a restore of Consul.
+#[test]
+fn a_node_whose_leadership_is_over_does_not_call_itself_the_leader() {
+    let world = World::new();
+    let all = processes(&world);
+    let backup = world.simulated.agent.back_up();
+    all[0]._nodes[0].0.cluster.hand_over();
+    world.simulated.wait(Duration::from_secs(5));
+    assert_ne!(all[0].get("/leader").1, "the leader is n1\n");
+    world.simulated.agent.restore_snapshot(&backup);
+    world.settle();
+    let own = "n1 has the leader's key, and no proof that it leads\n".to_owned();
+    assert_eq!(all[0].get("/leader"), (503, own));
+    assert_eq!(all[1].get("/leader"), (503, "the leader is n1\n".to_owned()));
+}
+
 #[test]
 fn a_scrape_gets_the_format_that_it_asks_for() {
     let world = World::new();

@@ -2,6 +2,7 @@
 
 use crate::permissions;
 use crate::program::Run;
+use crate::support::authority::Folder;
 use crate::support::proxy::{Network, Proxy};
 use crate::system::{DEAF, System};
 use consul_api::api::kv;
@@ -490,10 +491,18 @@ fn that_answers(system: &System) {
     let is_of_n3 =
         |it: &&serde_json::Value| it["missing"].as_array().unwrap().contains(&"n3".into());
     let shard = at_risk.iter().find(is_of_n3).expect("a shard of n3")["shard"].to_string();
+    let folder = Folder::new();
+    let other_key = folder.file("other.key", "the secret of another cluster");
+    let operators = [
+        (&[][..], "n3 lives: it answers at its data address"),
+        (&["--cluster-key-file", &other_key], "may be n3 or a node of another cluster"),
+    ];
     for verb in [&["thaw"][..], &["forget", "n3"], &["accept-loss", "points", &shard]] {
-        for how in ["--yes", "--dry-run"] {
-            let run = system.run(&[verb, &[how]].concat());
-            run.refused(1, &["n3 lives: it answers at its data address", "--force"]);
+        for (key, why) in operators {
+            for how in ["--yes", "--dry-run"] {
+                let run = system.run(&[verb, key, &[how]].concat());
+                run.refused(1, &[why, "--force"]);
+            }
         }
         system.run(&[verb, &["--force", "--dry-run"]].concat()).ok();
     }

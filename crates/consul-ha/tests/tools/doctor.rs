@@ -219,7 +219,7 @@ fn nodes(system: &System) {
         out = system.run(&["doctor"]).out;
         out.contains("the clock of n5 is 5.0 s ahead of this machine's")
     });
-    assert!(out.contains("n4 lives and does not answer at its data address"), "{out}");
+    assert!(out.contains("n4 is live in Consul, and does not answer at its data address"), "{out}");
     let why = system.run(&["why", "--json"]);
     assert_eq!(why.status, 1, "{why:?}");
     assert!(why.out.contains("\"problem\":\"node_silent\""), "{why:?}");

@@ -5,12 +5,28 @@ pub mod pem;
 use crate::clock::{Clock, Instant};
 use crate::sync::lock;
 use consul_api::error::Error;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How old the last read of the files may be when their value is used.
 const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long files may not fit each other before that is reported: other programs replace one after the other.
+const REPLACED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why values of this process have the last content of their files, by the number of the value.
+static UNUSABLE: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// The files of this process that cannot be used, each with why; `None`: all can.
+pub fn unusable() -> Option<String> {
+    let all = lock(&UNUSABLE);
+    let all: BTreeSet<&str> = all.values().map(String::as_str).collect();
+    (!all.is_empty()).then(|| Vec::from_iter(all).join("; "))
+}
 
 type Read<C> = Box<dyn Fn() -> Result<C, Error> + Send + Sync>;
 type Make<C, V> = Box<dyn Fn(&C) -> Result<V, Error> + Send + Sync>;
@@ -18,6 +34,7 @@ type Make<C, V> = Box<dyn Fn(&C) -> Result<V, Error> + Send + Sync>;
 /// A value made from files. They are read again at most once a second; while they cannot be used, the
 /// last value stays.
 pub struct FromFiles<C, V> {
+    number: u64,
     /// A noun for log lines.
     name: &'static str,
     read: Read<C>,
@@ -30,7 +47,8 @@ struct Last<C, V> {
     content: C,
     value: V,
     read_at: Instant,
-    is_usable: bool,
+    /// Since when the files cannot be used.
+    unusable_since: Option<Instant>,
     changes: u64,
 }
 
@@ -47,9 +65,11 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
     ) -> Result<Self, Error> {
         let content = read()?;
         let value = make(&content)?;
-        let last =
-            Mutex::new(Last { content, value, read_at: clock.now(), is_usable: true, changes: 0 });
-        Ok(FromFiles { name, read: Box::new(read), make: Box::new(make), clock, last })
+        let (read_at, unusable_since, changes) = (clock.now(), None, 0);
+        let last = Mutex::new(Last { content, value, read_at, unusable_since, changes });
+        let (read, make) = (Box::new(read), Box::new(make));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(FromFiles { number, name, read, make, clock, last })
     }
 
     /// The value; reads the files if the last read is too old.
@@ -88,7 +108,9 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
             let changed = (content != last.content).then_some(content);
             changed.map(|content| Ok(((self.make)(&content)?, content))).transpose()
         });
-        let is_usable = changed.is_ok();
+        if changed.is_ok() && last.unusable_since.take().is_some() {
+            lock(&UNUSABLE).remove(&self.number);
+        }
         match changed {
             Ok(None) => {}
             Ok(Some((value, content))) => {
@@ -96,13 +118,23 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
                 last.changes += 1;
                 tracing::info!("the {} changed", self.name);
             }
-            Err(why) if last.is_usable => {
+            Err(why) => {
                 let (name, why) = (self.name, why.message());
-                tracing::warn!(%why, "the {name} cannot be used; the last content stays in use");
+                if last.unusable_since.is_none() {
+                    tracing::warn!(%why, "the {name} cannot be used; the last content stays in use");
+                }
+                let since = *last.unusable_since.get_or_insert(last.read_at);
+                if last.read_at - since >= REPLACED_WITHIN {
+                    lock(&UNUSABLE).insert(self.number, format!("{name}: {why}"));
+                }
             }
-            Err(_) => {}
         }
-        last.is_usable = is_usable;
+    }
+}
+
+impl<C, V> Drop for FromFiles<C, V> {
+    fn drop(&mut self) {
+        lock(&UNUSABLE).remove(&self.number);
     }
 }
 
@@ -144,5 +176,34 @@ mod tests {
         assert_eq!(files.newest(), 2);
         *lock(&text) = "3";
         assert_eq!((files.changes(), files.newest(), files.changes()), (1, 3, 2));
+    }
+
+    #[test]
+    fn files_that_stay_unusable_are_reported_until_they_are_replaced_or_nobody_uses_them() {
+        let (clock, text) = (ManualClock::new(), Arc::new(Mutex::new("1")));
+        let written = Arc::clone(&text);
+        let files = FromFiles::open(
+            "file of this test",
+            Arc::new(clock.clone()),
+            move || Ok(*lock(&written)),
+            |text: &&str| text.parse::<u32>().map_err(|_| Error::new(Kind::Config, "no number")),
+        );
+        let files = files.expect("a number");
+        // Other tests have files, too.
+        let is_told = || unusable().is_some_and(|it| it.contains("file of this test: no number"));
+        let after = |content: &'static str, passed: Duration| {
+            *lock(&text) = content;
+            clock.advance(passed);
+            files.newest();
+            is_told()
+        };
+        assert!(!after("half-writ", Duration::ZERO));
+        assert!(!after("half-writ", REPLACED_WITHIN - Duration::from_nanos(1)), "one of two files");
+        assert!(after("another half", Duration::from_nanos(1)));
+        assert!(!after("2", Duration::from_secs(60)));
+        assert!(!after("half-writ", Duration::from_secs(60)), "it is another time");
+        assert!(after("half-writ", REPLACED_WITHIN));
+        drop(files);
+        assert!(!is_told());
     }
 }

@@ -31,6 +31,9 @@ const NO_RAFT_LEADER: &str = "start the servers that are missing; `consul operat
                               are lost for good: \"A lost quorum\" in docs/operating.md. Nodes serve meanwhile with the map \
                               that they have";
 
+/// The cure of a node that may live, before its name.
+const WHO_ANSWERS: &str = "see which process answers at the data address of";
+
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -60,6 +63,11 @@ pub enum Level {
 
 /// All that is not well, the worst first.
 pub fn problems(overview: &Overview) -> Vec<Problem> {
+    if overview.is_starting {
+        let id = overview.told_by.as_deref().unwrap_or_default();
+        let text = format!("{id} has just started, and has yet to learn the state of the cluster");
+        return vec![note("starting", id, text, "wait a moment".to_owned())];
+    }
     let mut found = of_cluster(overview);
     let most_ahead = most_ahead(overview);
     found.extend(most_ahead.map(|ahead| own_clock(ahead, overview)));
@@ -118,14 +126,6 @@ fn ends(leader: &LeaderOverview) -> String {
     format!("`curl -X PUT …/v1/session/destroy/{}` makes room for another leader", leader.session)
 }
 
-/// Whether the leader's key names none of the nodes, while all of them are seen.
-fn is_unknown(leader: &LeaderOverview, overview: &Overview) -> bool {
-    let sees_all = overview.hidden.is_empty() && overview.may_hide.is_none();
-    sees_all
-        && !overview.nodes.is_empty()
-        && overview.nodes.iter().all(|node| node.id != leader.node_id)
-}
-
 fn of_cluster(overview: &Overview) -> Vec<Problem> {
     let mut found = Vec::from_iter(of_leader(overview));
     found.extend(of_rights(overview));
@@ -166,7 +166,7 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let text = format!("the shard map is frozen: {frozen} vanished at once");
         let (cut_off, gone): (Vec<_>, Vec<_>) =
             overview.frozen.iter().partition(|id| is_cut_off(overview, id));
-        let mut cures = Vec::from_iter(way_to_consul(&cut_off));
+        let mut cures = ways_to_consul(overview, &cut_off);
         if !gone.is_empty() {
             cures.push(format!(
                 "start {}; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores make new \
@@ -248,7 +248,7 @@ fn of_leader(overview: &Overview) -> Option<Problem> {
             ends(leader)
         );
         Some(error("leader_does_not_lead", id, text, cure))
-    } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| overview.is_unknown(it)) {
         let id = &leader.node_id;
         let text = format!(
             "the leader's key names {id}, which is not a node of the cluster: no node leads"
@@ -307,6 +307,11 @@ fn may_lead(node: &NodeOverview) -> bool {
     node.state != NodeState::Down && node.mode == Mode::Active
 }
 
+/// Whether the leader gives it shards of others.
+fn takes_shards(node: &NodeOverview) -> bool {
+    may_lead(node) && node.weight > 0.0
+}
+
 /// Whether it is known what is lost: nothing else tells an operator to give up data or nodes.
 fn may_be_given_up(overview: &Overview) -> bool {
     overview.in_touch && overview.nodes.iter().any(|node| node.state != NodeState::Down)
@@ -338,10 +343,16 @@ fn is_cut_off(overview: &Overview, id: &str) -> bool {
     overview.nodes.iter().any(|node| node.id == *id && node.lost_consul)
 }
 
-/// The remedy for nodes that live and are down for Consul.
-fn way_to_consul<T: ToString>(nodes: &[T]) -> Option<String> {
-    let give = || format!("give {} a way to Consul again", listed(nodes.iter().map(T::to_string)));
-    (!nodes.is_empty()).then(give)
+/// The remedy for nodes that live and are down for Consul, or may live.
+fn ways_to_consul(overview: &Overview, nodes: &[&String]) -> Vec<String> {
+    let is_doubted =
+        |id: &&String| overview.nodes.iter().any(|it| it.id == **id && it.doubt.is_some());
+    let (doubted, known): (Vec<&String>, Vec<&String>) =
+        nodes.iter().copied().partition(is_doubted);
+    let give =
+        (!known.is_empty()).then(|| format!("give {} a way to Consul again", listed(known.iter())));
+    let see = (!doubted.is_empty()).then(|| format!("{WHO_ANSWERS} {}", listed(doubted.iter())));
+    give.into_iter().chain(see).collect()
 }
 
 /// The problem of a certificate that ends soon.
@@ -395,9 +406,12 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
         return found;
     }
     let text = format!("no live node has {}", listed_shards(without.iter()));
-    let cure = "start the nodes that are down, or give them a way to Consul again; after replace_after_s others get their \
-                shards";
-    found.push(error("shards_without_node", "", text, cure.to_owned()));
+    let mut cure = "start the nodes that are down, or give them a way to Consul again".to_owned();
+    let may_move = overview.paused.is_none() && overview.frozen.is_empty();
+    if may_move && overview.nodes.iter().any(takes_shards) {
+        cure.push_str("; after replace_after_s others get their shards");
+    }
+    found.push(error("shards_without_node", "", text, cure));
     found
 }
 

@@ -33,7 +33,7 @@ fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOvervie
     told.silent = Some("no route".to_owned());
     let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
     let now = ManualClock::new().now() + LOOKED_AT;
-    let mut shown = nodes(&snapshot, &mut known, now);
+    let mut shown = nodes(&snapshot, &mut known, (now, 0));
     shown.remove(0)
 }
 
@@ -84,7 +84,8 @@ fn a_node_refuses_the_key_if_the_leader_or_this_process_says_so() {
         of_this.refuses_key = true;
         let told = [("n1", Told::of_refusing("n2")), ("n2", Told::default()), ("n3", of_this)];
         let told = told.map(|(id, told)| (id.to_owned(), told)).into();
-        let shown = nodes(snapshot, &mut Known { told, ..Known::default() }, Instant::default());
+        let shown =
+            nodes(snapshot, &mut Known { told, ..Known::default() }, (Instant::default(), 0));
         shown.iter().map(|it| it.refuses_key).collect::<Vec<_>>()
     };
     assert_eq!(shown(&snapshot), [false, false, true], "n1 was the leader");
@@ -107,7 +108,7 @@ fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {
         for id in ["n2", "n3"] {
             known.told.insert(id.to_owned(), Told::of_map(*epoch));
         }
-        lag = nodes(&snapshot, &mut known, begun + Duration::from_millis(*at_ms))[0].map_lag;
+        lag = nodes(&snapshot, &mut known, (begun + Duration::from_millis(*at_ms), 0))[0].map_lag;
     }
     lag
 }
@@ -133,9 +134,94 @@ fn one_node_alone_makes_no_other_one_be_behind() {
     let mut known = Known { told: told.into(), ..Known::default() };
     let begun = ManualClock::new().now();
     for seconds in [0, 60] {
-        let shown = nodes(&snapshot, &mut known, begun + Duration::from_secs(seconds));
+        let shown = nodes(&snapshot, &mut known, (begun + Duration::from_secs(seconds), 0));
         assert_eq!(shown[0].map_lag, Some(0));
     }
+}
+
+/// Each word of a node, or of the leader about it, that counts only while it lives, or only while it does not.
+#[test]
+fn what_is_told_of_a_node_is_shown_where_it_counts() {
+    let leader = Leader {
+        node_id: "n2".to_owned(),
+        address: "a:1".to_owned(),
+        session_id: "s".to_owned(),
+        token: 1,
+        elected_at_ms: 1,
+    };
+    for is_live in [false, true] {
+        let mut member = node("n1", "");
+        member.is_live = is_live;
+        let members = [("n1".to_owned(), member), ("n2".to_owned(), node("n2", ""))];
+        let snapshot = Snapshot::default()
+            .with(|it| (it.nodes, it.leader) = (members.into(), Some(leader.clone())));
+        let mut told = Told::of_words("n3", "why");
+        (told.ended, told.answers) = (Some("taken".to_owned()), true);
+        let told = [("n1".to_owned(), told), ("n2".to_owned(), Told::of_words("n1", "why"))];
+        let mut known = Known { told: told.into(), ..Known::default() };
+        let shown = nodes(&snapshot, &mut known, (Instant::default(), 0)).remove(0);
+        assert_eq!(shown.avoids.is_empty(), !is_live);
+        assert_eq!(shown.is_unreached_by_leader, is_live);
+        assert_eq!(shown.is_refused_by_leader, is_live);
+        assert_eq!((shown.ended.is_some(), shown.lost_consul), (!is_live, false));
+        let words = [shown.no_history, shown.lacking, shown.unusable_files, shown.no_rights];
+        assert_eq!(words, [(); 4].map(|()| Some("why".to_owned())));
+    }
+}
+
+#[test]
+fn the_common_prefix_ends_with_the_last_slash_that_all_keys_share() {
+    let of = |common: &str| {
+        let key = |end: &str| format!("{common}{end}");
+        prefix(&Options {
+            nodes_prefix: key("nodes/"),
+            shards_prefix: key("shards/"),
+            leader_key: key("leader"),
+            config_key: key("config"),
+            ..Options::new("n1", "a:1")
+        })
+    };
+    for common in ["", "a/", "a/b/", "a/b/c/"] {
+        assert_eq!(of(common), common);
+        assert_eq!(of(&format!("{common}n")), common);
+    }
+}
+
+/// It has no map, and is down as long as the key is that of the start before.
+#[test]
+fn a_new_start_of_a_node_is_not_taken_for_the_one_before() {
+    for (is_live, is_other) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut member = node("n1", "");
+        member.is_live = is_live;
+        let snapshot = Snapshot::default().with(|it| it.nodes = [("n1".to_owned(), member)].into());
+        let told = [("n1", 0), ("n2", 7), ("n3", 7)];
+        let mut told = told.map(|(id, epoch)| (id.to_owned(), Told::of_map(epoch)));
+        told[0].1.is_other_start = is_other;
+        let mut known = Known { told: told.into(), ..Known::default() };
+        let begun = ManualClock::new().now();
+        nodes(&snapshot, &mut known, (begun, 0));
+        let shown = nodes(&snapshot, &mut known, (begun + MAP_TIME, 0)).remove(0);
+        assert_eq!(shown.map_lag, (!is_other).then_some(7));
+        assert_eq!(shown.starts_again, is_other && !is_live);
+    }
+}
+
+/// A node writes its key before its check passes.
+#[test]
+fn a_node_is_new_until_it_has_had_the_time_to_join() {
+    let shown = |now_ms, change: fn(&mut Node)| {
+        let mut member = node("n1", "");
+        member.is_live = false;
+        Arc::make_mut(&mut member.record).started_ms = 10_000;
+        change(&mut member);
+        let snapshot = Snapshot::default().with(|it| it.nodes = [("n1".to_owned(), member)].into());
+        nodes(&snapshot, &mut Known::default(), (Instant::default(), now_ms)).remove(0).is_new
+    };
+    for (now_ms, is_new) in [(8000, false), (8001, true), (11_999, true), (12_000, false)] {
+        assert_eq!(shown(now_ms, |_| {}), is_new, "{now_ms}");
+    }
+    assert!(!shown(10_000, |it| it.is_live = true));
+    assert!(!shown(10_000, |it| it.down_since = Some(Instant::default())), "it has lived");
 }
 
 /// A map in which shard 0 moves from n1 to n3 while n3 is listed first, and n2 has both shards.
@@ -212,8 +298,11 @@ fn a_node_that_answers_while_it_is_down_has_lost_consul() {
         let snapshot = Snapshot::default().with(|it| it.nodes = [("n1".to_owned(), member)].into());
         let mut told = Told::default();
         told.answers = answers;
+        told.doubt = Some("it refuses".to_owned());
         let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
-        nodes(&snapshot, &mut known, Instant::default()).remove(0).lost_consul
+        let shown = nodes(&snapshot, &mut known, (Instant::default(), 0)).remove(0);
+        assert_eq!(shown.doubt.is_some(), !is_live, "one that lives is not looked for");
+        shown.lost_consul
     };
     assert!(shown(false, true));
     assert!(!shown(true, true) && !shown(false, false));

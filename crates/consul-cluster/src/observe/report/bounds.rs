@@ -45,6 +45,7 @@ impl Report {
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
         self.lacking = self.lacking.map(cut_message);
+        self.unusable_files = self.unusable_files.map(cut_message);
         self.no_rights = self.no_rights.map(cut_message);
         self.no_history = self.no_history.map(cut_message);
         self.ended = self.ended.map(cut_message);

@@ -165,8 +165,12 @@ fn leader(nodes: &[Arc<Overviews>]) -> Answer {
     match nodes.iter().find(|node| node.cluster().is_leader()) {
         Some(node) => line(StatusCode::OK, &format!("{} leads", node.cluster().options().node_id)),
         None => {
-            let snapshot = nodes[0].cluster().snapshot();
-            let why = match &snapshot.leader {
+            let cluster = nodes[0].cluster();
+            let own = cluster.options().member_id();
+            let why = match &cluster.snapshot().leader {
+                Some(leader) if own == Some(leader.node_id.as_str()) => {
+                    format!("{} has the leader's key, and no proof that it leads", leader.node_id)
+                }
                 Some(leader) => format!("the leader is {}", leader.node_id),
                 None => "no leader is known".to_owned(),
             };

@@ -115,7 +115,7 @@ fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
     let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}{calls}");
     let cure = format!(
         "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
-         one key in common"
+         one key in common; a node of another cluster needs another nodes_prefix"
     );
     error("key_refused", id, text, cure)
 }
@@ -154,6 +154,30 @@ pub(super) fn of_clock(node: &NodeOverview, most: Option<i64>) -> Option<Problem
 /// A node that is down: the process may be gone, or its way to Consul.
 fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     let id = node.id.as_str();
+    if let Some(why) = &node.doubt {
+        let text = format!(
+            "{id} is down, and a process answers at its data address, which may be {id} or a node of another cluster: {why}"
+        );
+        let mut cure = format!(
+            "see which process has {}: if it is {id}, mend what it says, and give it a way to Consul again",
+            node.data_address
+        );
+        if may_be_given_up(overview) {
+            let forget = operand(id, "--force");
+            cure.push_str(&format!(
+                "; if it is another one, and {id} is gone for good, `consul-ha forget {forget}`"
+            ));
+        }
+        return error("node_down", id, text, cure);
+    }
+    if node.starts_again {
+        let text = format!(
+            "{id} is down, and a new start of it answers at its data address: it has yet to join"
+        );
+        let cure =
+            format!("wait: it joins within seconds, or the log of {id} says why it does not");
+        return error("node_down", id, text, cure);
+    }
     if node.lost_consul {
         let text = format!("{id} lives, and is down for Consul: it answers at its data address");
         let cure = "check its Consul agent and its way there; it goes on with the shard map that it has. Do not forget it";
@@ -180,7 +204,7 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
 
 /// Whether a node is down, and nothing else is known of it.
 pub(super) fn is_gone(node: &NodeOverview) -> bool {
-    node.state == NodeState::Down && !node.lost_consul && node.ended.is_none()
+    node.state == NodeState::Down && !node.lost_consul && node.ended.is_none() && !node.is_new
 }
 
 /// The command that removes a node that is gone for good.
@@ -232,7 +256,7 @@ pub(super) fn of_pairs(overview: &Overview) -> Option<Problem> {
 fn of_state(node: &NodeOverview, overview: &Overview, are_many_gone: bool) -> Option<Problem> {
     let id = node.id.as_str();
     match node.state {
-        NodeState::Down if are_many_gone && is_gone(node) => None,
+        NodeState::Down if node.is_new || are_many_gone && is_gone(node) => None,
         NodeState::Down => Some(is_down(node, overview)),
         // Its check tells the same.
         NodeState::Unavailable if lack(node).is_some() => None,
@@ -266,10 +290,12 @@ fn of_data_address(
     if node.refuses_key && (node.is_refused_by_leader || !is_said) {
         Some(refuses_key(node, overview))
     } else if let Some(why) = node.silent.as_ref().filter(|_| !is_said && lack(node).is_none()) {
-        let text = format!("{id} lives and does not answer at its data address: {why}");
+        let text =
+            format!("{id} is live in Consul, and does not answer at its data address: {why}");
         let cure = format!(
-            "check that other machines reach {}, that cluster_key and data_tls are the same, and that the log of {id} does \
-             not say that it lacks file descriptors",
+            "check that its process runs, whose end Consul does not notice while its token lacks service:write, that other \
+             machines reach {}, that cluster_key and data_tls are the same, and that \
+             the log of {id} does not say that it lacks file descriptors",
             node.data_address
         );
         Some(error("node_silent", id, text, cure))
@@ -317,11 +343,23 @@ pub(super) fn of_node(
         found.push(warning("history_not_kept", id, text, cure));
     }
     if let Some(rights) = &node.no_rights {
+        let hides_death = rights.contains("service:write");
+        let death = if hides_death { ", and Consul does not notice its death" } else { "" };
         let text = format!(
-            "the token of {id} lacks {rights}: it may not lead, keep its key, or see the others"
+            "the token of {id} lacks {rights}: it may not lead, keep its key, or see the others{death}"
         );
         let cure = format!("add these rights to a policy of the token of {id}");
         found.push(warning("token_lacks", id, text, cure));
+    }
+    if let Some(why) = &node.unusable_files {
+        let text = format!(
+            "{id} cannot use files that have changed, and goes on with the last ones: {why}"
+        );
+        let cure = format!(
+            "replace them with others that it can use, which it reads within a second; until then it does not start again: \
+             do not stop {id}"
+        );
+        found.push(warning("files_unusable", id, text, cure));
     }
     if let Some(why) = lack(node) {
         let text = format!("{id} lives and could not accept a connection within the last minute");

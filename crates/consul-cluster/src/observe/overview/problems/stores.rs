@@ -1,8 +1,8 @@
 //! The problems of the replicas of stores.
 
 use super::{
-    Level, Problem, error, is_cut_off, knows_no_node, listed, listed_shards, may_be_given_up, note,
-    warning,
+    Level, Problem, WHO_ANSWERS, error, is_cut_off, knows_no_node, listed, listed_shards,
+    may_be_given_up, note, warning,
 };
 use crate::nodes::node::Mode;
 use crate::observe::overview::{NodeOverview, NodeState, Overview};
@@ -44,9 +44,12 @@ pub(super) fn bring_back(
     let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
     let (mut in_doubt, mut other_disk, mut cut_off) = (Vec::new(), Vec::new(), Vec::new());
     let (mut failing, mut unused) = (Vec::new(), Vec::new());
+    let (mut doubted, mut starting) = (Vec::new(), Vec::new());
     for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
+            Some(node) if node.doubt.is_some() => doubted.push(id),
+            Some(node) if node.starts_again => starting.push(id),
             Some(node) if node.lost_consul => cut_off.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),
             Some(node) if node.refuses_key => foreign.push(id),
@@ -64,6 +67,8 @@ pub(super) fn bring_back(
         (down, "start", ""),
         (gone, "start", "with the data again: no member"),
         (cut_off, "give", "a way to Consul again"),
+        (doubted, WHO_ANSWERS, ""),
+        (starting, "wait until", "has joined again, or see its log"),
         (foreign, "start", "with the cluster_key of the others"),
         (other_disk, until_disk, has_disk),
         (failing, "mend the storage of", "or make room there: nothing of it is lost"),

@@ -25,6 +25,7 @@ fn node(id: &str) -> NodeOverview {
         clock_ahead_ms: None,
         no_rights: None,
         lacking: None,
+        unusable_files: None,
         is_unreached_by_leader: false,
         avoids: Vec::new(),
         faults: Vec::new(),
@@ -43,6 +44,9 @@ fn node(id: &str) -> NodeOverview {
         refuses_key: false,
         is_refused_by_leader: false,
         lost_consul: false,
+        doubt: None,
+        starts_again: false,
+        is_new: false,
         ended: None,
         no_history: None,
         certificate_expires_ms: None,
@@ -116,6 +120,7 @@ fn well() -> Overview {
         unread_stores: Vec::new(),
         other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
+        is_starting: false,
         problems: Vec::new(),
     }
 }
@@ -136,7 +141,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 58] = [
+    let cases: [Case; 62] = [
         (
             |it| (it.in_touch, it.no_rights) = (false, Some("key:read on \"a\"".to_owned())),
             "not_in_touch",
@@ -284,7 +289,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             |it| it.nodes[1].silent = Some("no route".to_owned()),
             "node_silent",
             Level::Error,
-            "n2 lives and does not answer at its data address: no route",
+            "n2 is live in Consul, and does not answer at its data address: no route",
         ),
         (
             |it| {
@@ -308,7 +313,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             },
             "node_silent",
             Level::Error,
-            "n2 lives and does not answer at its data address: no route",
+            "n2 is live in Consul, and does not answer at its data address: no route",
         ),
         (
             |it| {
@@ -333,6 +338,42 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "node_lost_consul",
             Level::Error,
             "n2 lives, and is down for Consul",
+        ),
+        (
+            |it| {
+                let doubt = Some("it accepts only requests signed with its key".to_owned());
+                let lost_consul = true;
+                let n3 = NodeOverview { lost_consul, doubt, ..node("n3") };
+                it.nodes.push(NodeOverview { state: NodeState::Down, ..n3 });
+            },
+            "node_down",
+            Level::Error,
+            "n3 is down, and a process answers at its data address, which may be n3 or a node of another cluster: it accepts",
+        ),
+        (
+            |it| {
+                let n3 = NodeOverview { lost_consul: true, starts_again: true, ..node("n3") };
+                it.nodes.push(NodeOverview { state: NodeState::Down, ..n3 });
+            },
+            "node_down",
+            Level::Error,
+            "n3 is down, and a new start of it answers at its data address",
+        ),
+        (
+            |it| {
+                (it.told_by, it.is_starting) = (Some("n1".to_owned()), true);
+                (it.in_touch, it.map) = (false, None);
+                it.nodes[1].state = NodeState::Down;
+            },
+            "starting",
+            Level::Note,
+            "n1 has just started",
+        ),
+        (
+            |it| it.nodes[1].unusable_files = Some("token file: it is empty".to_owned()),
+            "files_unusable",
+            Level::Warning,
+            "n2 cannot use files that have changed, and goes on with the last ones: token file: it is empty",
         ),
         (
             |it| it.nodes[0].cannot_lead = Some("no key:write on \"m\"".to_owned()),
@@ -766,6 +807,60 @@ fn no_cure_gives_up_a_node_that_lives_and_has_lost_consul() {
     assert!(commands(cure("shard_at_risk")).contains(&"consul-ha accept-loss points 3 --node=n3"));
 }
 
+/// Nobody gives up a node which may live, and nobody waits for one whose address another one has.
+#[test]
+fn a_node_whose_address_another_may_have_is_given_up_when_that_is_known() {
+    type Case = (fn(&mut Overview), &'static str);
+    let cases: [Case; 3] = [
+        (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
+    ];
+    for (change, name) in cases {
+        let found = after(|it| {
+            let node = &mut it.nodes[1];
+            (node.state, node.lost_consul) = (NodeState::Down, true);
+            node.doubt = Some("it refuses".to_owned());
+            change(it);
+        });
+        let cure = |name| &found.iter().find(|it| it.problem == name).expect("the problem").cure;
+        let of_change = cure(name);
+        assert!(
+            of_change.starts_with("see which process answers at the data address of n2"),
+            "{name}: {of_change}"
+        );
+        assert!(!["thaw", "accept-loss"].iter().any(|it| of_change.contains(it)), "{of_change}");
+        let [command] = commands(cure("node_down"))[..] else { panic!("{found:?}") };
+        assert_eq!(command, "consul-ha forget n2 --force");
+    }
+}
+
+/// Each state in which nobody takes the shards of others.
+#[test]
+fn shards_without_a_node_are_promised_one_only_where_it_comes() {
+    type Case = (fn(&mut Overview), bool);
+    let states: [Case; 6] = [
+        (|_| {}, true),
+        (
+            |it| it.paused = Some(Pause { by: "ada".to_owned(), since_ms: 1, why: String::new() }),
+            false,
+        ),
+        (|it| it.frozen = vec!["n2".to_owned()], false),
+        (|it| it.nodes[0].mode = Mode::Maintenance, false),
+        (|it| it.nodes[0].weight = 0.0, false),
+        (|it| it.nodes[0].state = NodeState::Down, false),
+    ];
+    for (change, is_promised) in states {
+        let found = after(|it| {
+            it.nodes[1].state = NodeState::Down;
+            change(it);
+        });
+        let problem = found.iter().find(|it| it.problem == "shards_without_node");
+        let cure = &problem.expect("n2 had one").cure;
+        assert_eq!(cure.contains("others get their shards"), is_promised, "{cure}");
+    }
+}
+
 #[test]
 fn a_node_with_another_disk_is_not_waited_for_where_nothing_comes_of_it() {
     let cure = |left, is_other: bool| {
@@ -1075,6 +1170,151 @@ fn a_process_that_has_never_known_the_nodes_says_that_the_stores_are_unknown() {
     assert_eq!(names, ["not_in_touch", "stores_unknown"], "{found:?}");
 }
 
+/// A page gets the document again when it differs.
+#[test]
+fn times_and_reasons_are_no_change_of_a_document_and_what_begins_or_ends_is_one() {
+    type Change = fn(&mut Overview);
+    let begin: [Change; 5] = [
+        |it| it.age_ms = Some(1),
+        |it| it.leader.as_mut().expect("one").lease_ms = Some(1),
+        |it| it.nodes[1].down_for_ms = Some(1),
+        |it| it.nodes[1].silent = Some("no route".to_owned()),
+        |it| it.problems = after(|it| it.frozen = vec!["n2".to_owned()]),
+    ];
+    let go_on: [Change; 7] = [
+        |it| it.at_ms += 1,
+        |it| it.age_ms = it.age_ms.map(|it| it + 1),
+        |it| it.leader.iter_mut().for_each(|it| it.lease_ms = it.lease_ms.map(|it| it + 1)),
+        |it| it.nodes[1].down_for_ms = it.nodes[1].down_for_ms.map(|it| it + 1),
+        |it| it.nodes[1].silent.iter_mut().for_each(|it| it.push('.')),
+        |it| it.nodes[1].clock_ahead_ms = Some(it.nodes[1].clock_ahead_ms.map_or(0, |it| it + 1)),
+        |it| it.problems.iter_mut().for_each(|it| it.text.push('.')),
+    ];
+    let mut document = well();
+    for change in begin {
+        let before = document.steady();
+        change(&mut document);
+        assert_ne!(document.steady(), before);
+        for change in go_on {
+            let before = document.steady();
+            change(&mut document);
+            assert_eq!(document.steady(), before);
+        }
+    }
+}
+
+/// The agent reports its check with that right.
+#[test]
+fn a_death_that_consul_does_not_notice_is_told_with_the_right() {
+    for right in ["key:write", "service:write", "service:read", "session:write", "node:read"] {
+        let found = after(|it| it.nodes[1].no_rights = Some(format!("{right} on \"a\"")));
+        let is_told = found[0].text.contains("Consul does not notice its death");
+        assert_eq!(is_told, right == "service:write", "{found:?}");
+    }
+}
+
+/// The problems of a cluster with one thing more that is as usual, or less.
+#[test]
+fn each_condition_of_a_problem_counts() {
+    type Change = fn(&mut Overview);
+    let names = |changes: &[Change]| -> Vec<&'static str> {
+        let found = after(|it| changes.iter().for_each(|change| change(it)));
+        found.into_iter().map(|it| it.problem).collect()
+    };
+    let ghost: Change = |it| it.leader.as_mut().expect("one").node_id = "ghost".to_owned();
+    let no_rights: Change = |it| it.no_rights = Some("key:read on \"a\"".to_owned());
+    let own: Change = |it| it.told_by = Some("n1".to_owned());
+    let n3: Change = |it| it.nodes.push(NodeOverview { version: String::new(), ..node("n3") });
+    let old: Change = |it| it.nodes[1].version = "0.9.0".to_owned();
+    let down: Change = |it| {
+        (it.nodes[1].state, it.map) =
+            (NodeState::Down, Some(Arc::new(MapOverview { placement: Vec::new(), ..map() })));
+    };
+    let weightless: Change = |it| it.nodes[1].weight = 0.0;
+    let silent: Change = |it| it.nodes[1].silent = Some("no".to_owned());
+    let two_replicas: Change = |it| it.map = Some(Arc::new(MapOverview { replicas: 2, ..map() }));
+    let drains: Change = |it| {
+        (it.nodes[1].mode, it.nodes[1].primaries, it.nodes[1].replicas) = (Mode::Draining, 0, 0)
+    };
+    let remade: Change = |it| {
+        it.stores[0].remaking =
+            [("n2".to_owned(), Remaking { left: 1, ..Remaking::default() })].into();
+        it.stores[0].at_risk = vec![ShardAtRisk { takes_writes: false, ..at_risk(3, 2) }];
+    };
+    let refuses: Change =
+        |it| (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
+    let cases: [(&[Change], &[&str]); 14] = [
+        (&[ghost, |it| it.hidden = vec!["keys of nodes"]], &["hidden_by_acl"]),
+        (&[ghost, |it| it.may_hide = Some("node:read".to_owned())], &["hidden_by_acl"]),
+        (&[no_rights, |it| it.hidden = vec!["keys of nodes"]], &["hidden_by_acl"]),
+        (&[no_rights, own], &[]),
+        (&[n3], &[]),
+        (&[old, down], &["node_down"]),
+        (&[two_replicas, weightless], &["few_weights"]),
+        (&[two_replicas, weightless, drains], &["node_draining"]),
+        (&[silent], &["node_silent"]),
+        (&[silent, |it| it.nodes[0].data_address.clear()], &["node_silent"]),
+        (&[silent, n3, |it| it.nodes[2].data_address.clear()], &["node_silent"]),
+        (&[refuses], &["key_refused"]),
+        (&[refuses, |it| it.nodes[0].data_address.clear()], &["own_key_refused"]),
+        (&[remade], &["replicas_missing", "replicas_made_again"]),
+    ];
+    for (at, (changes, expected)) in cases.iter().enumerate() {
+        assert_eq!(names(changes), *expected, "case {at}");
+    }
+    let empty = |told_by: Option<&str>| {
+        let found = after(|it| {
+            (it.leader, it.map) = (None, None);
+            it.nodes.clear();
+            it.stores.clear();
+            it.told_by = told_by.map(str::to_owned);
+        });
+        found[0].cure.contains("--prefix")
+    };
+    assert!(empty(None) && !empty(Some("n1")), "a node knows its keys");
+    let lost = |change: Change| {
+        let found = after(|it| {
+            it.nodes.push(node("n3"));
+            it.nodes.push(node("n4"));
+            it.nodes[1].state = NodeState::Down;
+            it.stores[0].at_risk = vec![at_risk(3, 1), at_risk(4, 2)];
+            change(it);
+        });
+        let cure = |name| found.iter().find(|it| it.problem == name).expect("one").cure.clone();
+        (cure("shard_at_risk").contains("--force"), cure("replicas_missing").contains("others get"))
+    };
+    assert_eq!(lost(|_| {}), (false, true));
+    assert_eq!(lost(|it| it.nodes[1].state = NodeState::Live), (true, true));
+    assert_eq!(lost(|it| it.nodes[2].mode = Mode::Draining), (false, false));
+    assert_eq!(lost(|it| it.nodes[2].weight = 0.0), (false, false));
+}
+
+/// Half of the others are not most of them, and the own clock is none of theirs.
+#[test]
+fn the_own_clock_is_wrong_only_by_the_word_of_most_others() {
+    let own = |told_by: Option<&str>, skews: [Option<i64>; 4]| {
+        let found = of_five(told_by, |id, node| {
+            let at = ["n1", "n2", "n3", "n4"].iter().position(|it| *it == id);
+            node.clock_ahead_ms = at.and_then(|at| skews[at]);
+        });
+        found.iter().any(|it| it.problem == "own_clock")
+    };
+    let (ahead, right) = (Some(60_000), Some(0));
+    assert!(own(None, [ahead, ahead, ahead, right]));
+    assert!(!own(None, [ahead, ahead, right, right]));
+    assert!(own(Some("n1"), [right, ahead, ahead, right]), "n1 is this process");
+}
+
+#[test]
+fn a_node_that_has_just_written_its_key_is_not_down_yet() {
+    for is_new in [false, true] {
+        let found = after(|it| {
+            it.nodes.push(NodeOverview { state: NodeState::Down, is_new, ..node("n3") });
+        });
+        assert_eq!(found.len(), usize::from(!is_new), "{found:?}");
+    }
+}
+
 #[test]
 fn more_nodes_than_a_text_names_are_down_in_one_problem() {
     let said = |down: u32| -> Vec<String> {
@@ -1092,6 +1332,13 @@ fn more_nodes_than_a_text_names_are_down_in_one_problem() {
         let said = found.iter().map(|it| it.text.clone());
         said.filter(|it| it.contains("down") && !it.contains("n99")).collect()
     };
+    let with_one_that_ended = after(|it| {
+        for n in 3..10 {
+            let ended = (n == 9).then(|| "taken".to_owned());
+            it.nodes.push(NodeOverview { state: NodeState::Down, ended, ..node(&format!("n{n}")) });
+        }
+    });
+    assert!(with_one_that_ended.iter().any(|it| it.text.starts_with("n9 has ended")));
     assert_eq!(said(5).len(), 5);
     assert_eq!(said(6), ["n3, n4, n5, n6, n7 and 1 more are down"]);
     assert_eq!(said(15), ["n3, n4, n5, n6, n7 and 10 more are down"]);
@@ -1385,7 +1632,15 @@ fn a_member_with_one_other_does_not_blame_itself() {
 fn a_cure_names_what_is_wrong_with_each_node() {
     type Case = (fn(&mut NodeOverview), &'static str);
     let store = || ["points".to_owned()].into();
-    let states: [Case; 7] = [
+    let states: [Case; 9] = [
+        (
+            |it| (it.lost_consul, it.doubt) = (true, Some("no".to_owned())),
+            "see which process answers at the data address of n1",
+        ),
+        (
+            |it| (it.lost_consul, it.starts_again) = (true, true),
+            "wait until n1 has joined again, or see its log",
+        ),
         (|it| it.lost_consul = true, "give n1 a way to Consul again"),
         (|it| it.state = NodeState::Down, "start n1"),
         (|it| it.refuses_key = true, "start n1 with the cluster_key of the others"),
@@ -1482,5 +1737,11 @@ fn a_node_that_tells_that_it_does_not_lead_is_not_the_leader() {
         assert_eq!(leader.does_not_lead(), !leads, "{told:?}");
         let is_told = problems(&overview).iter().any(|it| it.problem == "leader_does_not_lead");
         assert_eq!(is_told, !leads, "{told:?}");
+        assert_eq!(overview.leading().is_some(), leads, "{told:?}");
     }
+    let mut overview = well();
+    overview.leader.as_mut().expect("one").node_id = "ghost".to_owned();
+    assert_eq!(overview.leading(), None);
+    overview.may_hide = Some("node:read on \"\"".to_owned());
+    assert!(overview.leading().is_some(), "it may be hidden");
 }

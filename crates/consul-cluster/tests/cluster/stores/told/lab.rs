@@ -372,6 +372,12 @@ impl Lab {
         self.fault(Fault { clients, partition: true, ..Fault::default() });
     }
 
+    /// Consul takes this long for each request of a node.
+    pub fn slow_down(&self, id: &str, latency: Duration) {
+        let clients = vec![self.nodes[id].client.clone()];
+        self.fault(Fault { clients, latency, ..Fault::default() });
+    }
+
     pub fn cut_from_peers(&mut self, id: &'static str) {
         let node = self.nodes.get_mut(id).expect("a node");
         node.sockets.take().into_iter().for_each(Tokio::shutdown_background);

@@ -286,6 +286,49 @@ fn each_right_that_a_node_lacks_is_told() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
+fn the_rights_that_a_slow_consul_tells_are_told() {
+    in_own_process("the_rights_that_a_slow_consul_tells_are_told", || {
+        let mut lab = Lab::with_acl();
+        lab.slow_down("n3", Duration::from_millis(300));
+        for (rules, is_lacking) in [(lab::HALF, true), (lab::ALL, false)] {
+            lab.set_rules("n3", rules);
+            let is_told = (0..2 * AT_ONCE_S).any(|_| {
+                lab.scrape_for(1);
+                lab.why().contains("`token_lacks` n3") == is_lacking
+            });
+            assert!(is_told, "{rules}: {:?}", lab.why());
+        }
+    });
+}
+
+/// At whatever moment it is given back.
+#[test]
+#[ignore = "computes long: make test-all"]
+fn a_right_that_is_back_ends_its_problem_at_once() {
+    in_own_process("a_right_that_is_back_ends_its_problem_at_once", || {
+        let mut lab = Lab::with_acl();
+        let is_told = |lab: &Lab| lab.pages()["n3"].contains("`hidden_by_acl`");
+        for subject in [
+            r#"key_prefix "tsdb/cluster/nodes/n""#,
+            r#"service "tsdb-cluster-nodes""#,
+            r#"node_prefix "s""#,
+        ] {
+            for moment_s in 0..5 {
+                lab.set_rules("n3", &format!(r#"{} {subject} {{ policy = "deny" }}"#, lab::ALL));
+                // A query that waits is not refused before something changes.
+                lab.restart("n2");
+                lab.scrape_for(4 * AT_ONCE_S + moment_s);
+                assert!(is_told(&lab), "without {subject}: {:?}", lab.pages());
+                lab.set_rules("n3", lab::ALL);
+                lab.scrape_for(AT_ONCE_S);
+                assert!(!is_told(&lab), "with {subject} again, at {moment_s} s");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_recipe_tells_only_what_is_so() {
     in_own_process("a_recipe_tells_only_what_is_so", || {
         type Step = (&'static str, fn(&mut Lab), &'static [&'static str]);
