@@ -27,9 +27,11 @@
 #   build-5.3           the module for Lua 5.3, not optimised
 #   build-5.4           the module for Lua 5.4
 #   compile-all         the tests of the next three steps, and consul-sim
-#   servers             the tests in Rust on real Consuls and etcd, with other clients and on other engines
-#   nodes               the tests of programs in processes
 #   simulation          500 histories of each kind (SEEDS), also with a rule broken, and the model of replicated shards
+#   nodes               the tests of programs in processes
+#   migrations          migrations from a real etcd, and from one that refuses, stalls and forgets
+#   long                the tests in Rust that are ignored otherwise, since they compute long
+#   servers             the other tests in Rust on real Consuls, with other clients and on other engines
 #   busted-luajit-consul-sim  the Lua specs on LuaJIT, on consul-sim
 #   busted-luajit-1.21  the same on a real Consul 1.21
 #   busted-luajit-1.8   the same on a real Consul 1.8
@@ -53,9 +55,9 @@ waiting=(tools contract coordination migrate)
 # The longest first.
 quick_steps=(compile rust lint tools contract busted-quick busted-files-quick cluster coordination migrate histories)
 added_steps=(
-    build-luajit build-5.1 build-5.4 compile-all build-5.3
-    nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
-    busted-5.1-sim busted-5.3-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21 lint-engines
+    build-luajit compile-all build-5.1 build-5.4 build-5.3
+    simulation nodes migrations long servers busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
+    busted-5.1-sim busted-5.4-sim lint-engines busted-5.3-sim busted-5.1-1.21 busted-5.4-1.21
 )
 # shellcheck disable=SC2034 # select_steps uses it
 all_steps=("${quick_steps[@]}" "${added_steps[@]}")
@@ -85,9 +87,6 @@ quick_for() {
     quick=()
     [ "$1" != 5.3 ] || quick=(QUICK=1)
 }
-
-# Before commands whose tests compute for minutes: our crates are built once more.
-optimised=(env CARGO_PROFILE_DEV_OPT_LEVEL=2)
 
 # run_make TARGET…: runs make without its messages about directories.
 run_make() {
@@ -172,9 +171,13 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} CARGO_PROFILE_DEV_PANIC
 unset CARGO_BUILD_TARGET
 PROGRAMS=$(realpath --canonicalize-missing "$CARGO_TARGET_DIR/debug")
 export PROGRAMS
+# Before commands whose tests compute for minutes: our crates are built once more, in a folder of their own, since other
+# steps start the programs in the one above.
+optimised=(env CARGO_PROFILE_DEV_OPT_LEVEL=2 "CARGO_TARGET_DIR=$CARGO_TARGET_DIR/optimised")
 # Those of the steps, as arguments of cargo.
 of_processes=(--test programs)
-of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
+of_servers=(--test contract --test coordination --test host --test outage --test simulated --test tools)
+of_long=(--test client --test connect --test docs)
 # A test that does not list itself (crates/consul-test-support/src/trials.rs), of those with a real server.
 in_connect=a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket
 
@@ -223,12 +226,26 @@ step_cluster() {
 step_servers() {
     PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
     run_cargo_test "${rust_tests[@]}" --test connect -- "$in_connect"
-    run_cargo_test "${rust_tests[@]}" --test client --test cluster --test connect --test docs -- --ignored --skip five_million
+}
+
+step_migrations() {
+    build_programs || return 0
+    PART=added run_cargo_test "${optimised[@]}" "${rust_tests[@]}" --test migrate
+}
+
+step_long() {
+    build_programs || return 0
+    run_cargo_test "${optimised[@]}" "${rust_tests[@]}" --test cluster -- --ignored --skip five_million
+    run_cargo_test "${rust_tests[@]}" "${of_long[@]}" -- --ignored
+}
+
+# build_programs: what the tests of other crates start is built with the tests of its own, also if their step runs alone.
+build_programs() {
+    run "${rust_tests[@]}" --no-run "${of_servers[@]}" --test migrate || { add_failed "$at" && return 1; }
 }
 
 step_nodes() {
-    # The programs that they start are built with the tests of their own crates, also if this step runs alone.
-    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add_failed "$at" && return; }
+    build_programs || return 0
     run_cargo_test "${rust_tests[@]}" "${of_processes[@]}"
 }
 
@@ -262,8 +279,8 @@ build_module() {
 }
 
 step_compile-all() {
-    add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}"
-    add_command run "${optimised[@]}" "${rust_tests[@]}" --no-run --test simulation --test model
+    add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}" --test migrate "${of_long[@]}"
+    add_command run "${optimised[@]}" "${rust_tests[@]}" --no-run --test simulation --test model --test cluster --test migrate
 }
 
 # step_specs FILE…: on the module of the tests, with a fifth of the random calls.
@@ -385,19 +402,19 @@ run_together() {
 
 exec 2>&1
 run_step programs step_programs
-builds=() rest=()
+first=() builds=() engines=() rest=()
 for step in "${steps[@]}"; do
     case $step in
-        # The builds for other engines start with a copy of the dependencies of the second.
-        compile | build-luajit) ;;
-        build-* | compile-all) builds+=("$step") ;;
+        compile) first+=("$step") ;;
+        build-luajit | compile-all) builds+=("$step") ;;
+        # They start with a copy of the dependencies of the one for LuaJIT.
+        build-*) engines+=("$step") ;;
         *) rest+=("$step") ;;
     esac
 done
-for step in compile build-luajit; do
-    [[ " ${steps[*]} " != *" $step "* ]] || run_one "$step"
-done
+run_together 1 "${first[@]}"
 run_together 2 "${builds[@]}"
+run_together 2 "${engines[@]}"
 run_together 7 "${rest[@]}"
 
 echo

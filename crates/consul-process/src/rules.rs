@@ -1,6 +1,6 @@
 //! The rules of a protocol. Tests leave one out to show that it is needed.
 
-/// The rules in force: all of `R`, but for one that a test leaves out.
+/// The rules in force: each value of `R`, unless a test leaves it out.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<R> {
     #[cfg(feature = "sabotage")]
