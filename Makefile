@@ -205,9 +205,9 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l $$($(call files,go))) && [ -n "$$unformatted" ]; then \
-		echo "gofmt -w: $$unformatted"; \
-		exit 1; \
+	else \
+		unformatted=$$(gofmt -l $$($(call files,go))) || exit; \
+		[ -z "$$unformatted" ] || { echo "gofmt -w: $$unformatted"; exit 1; }; \
 	fi
 
 lint-words:

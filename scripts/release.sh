@@ -12,7 +12,7 @@ set -euo pipefail
 CDPATH='' cd "$(dirname "$0")/.."
 # In a hook they name its repository, also for git in the clone of --dry.
 # shellcheck disable=SC2046 # names of variables
-unset $(git rev-parse --local-env-vars)
+unset $(git rev-parse --local-env-vars | grep -v '^GIT_CONFIG')
 
 fail() {
     echo "release: $*" >&2

@@ -26,7 +26,7 @@
 #   build-5.1           the module for Lua 5.1
 #   build-5.3           the module for Lua 5.3, not optimised
 #   build-5.4           the module for Lua 5.4
-#   compile-all         the tests of the next three steps, and consul-sim
+#   compile-all         the tests of the five steps below, and consul-sim
 #   simulation          500 histories of each kind (SEEDS), also with a rule broken, and the model of replicated shards
 #   nodes               the tests of programs in processes
 #   migrations          migrations from a real etcd, and from one that refuses, stalls and forgets
@@ -171,7 +171,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} CARGO_PROFILE_DEV_PANIC
 unset CARGO_BUILD_TARGET
 PROGRAMS=$(realpath --canonicalize-missing "$CARGO_TARGET_DIR/debug")
 export PROGRAMS
-# Before commands whose tests compute for minutes: our crates are built once more, in a folder of their own, since other
+# Before commands whose tests compute for minutes: all crates are built once more, in a folder of their own, since other
 # steps start the programs in the one above.
 optimised=(env CARGO_PROFILE_DEV_OPT_LEVEL=2 "CARGO_TARGET_DIR=$CARGO_TARGET_DIR/optimised")
 # Those of the steps, as arguments of cargo.
@@ -230,7 +230,7 @@ step_servers() {
 
 step_migrations() {
     build_programs || return 0
-    PART=added run_cargo_test "${optimised[@]}" "${rust_tests[@]}" --test migrate
+    PART=added run_cargo_test "${rust_tests[@]}" --test migrate
 }
 
 step_long() {
@@ -280,7 +280,7 @@ build_module() {
 
 step_compile-all() {
     add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}" --test migrate "${of_long[@]}"
-    add_command run "${optimised[@]}" "${rust_tests[@]}" --no-run --test simulation --test model --test cluster --test migrate
+    add_command run "${optimised[@]}" "${rust_tests[@]}" --no-run --test simulation --test model --test cluster
 }
 
 # step_specs FILE…: on the module of the tests, with a fifth of the random calls.

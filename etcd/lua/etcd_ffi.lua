@@ -71,7 +71,10 @@ function etcd_ffi.consul_options(options)
     end
   end
   for _, endpoint in ipairs(type(given) == "table" and given or { given }) do
-    if (tostring(endpoint) .. "/"):find(":" .. ETCD_PORT .. "/", 1, true) then
+    if type(endpoint) ~= "string" then
+      return nil, "the address of Consul must be a string, got a " .. type(endpoint)
+    end
+    if (endpoint .. "/"):find(":" .. ETCD_PORT .. "/", 1, true) then
       return nil, ('"%s" has etcd\'s port; give the address of a Consul agent (default port 8500)'):format(endpoint)
     end
   end

@@ -701,7 +701,7 @@ describe("the address of Consul in etcd_ffi", function()
       ['the option "password" is etcd\'s: Consul has tokens'] = { consul_endpoint = "127.0.0.1:8500", password = "s" },
       ['etcd_ffi.new: ConsulClient: unknown option "serializer"; known'] = { consul_endpoint = "127.0.0.1:8500", serializer = "json" },
       ['etcd_ffi.new: ConsulClient: unknown option "timout"; did you mean "timeout"?'] = { simulate = true, timout = 1 },
-      ["etcd_ffi.new: ConsulClient: endpoint must be a URL"] = { consul_endpoint = 1 },
+      ["etcd_ffi.new: the address of Consul must be a string, got a number"] = { consul_endpoint = 1 },
       ["etcd_ffi.new: ConsulClient: timeout must be a positive number"] = { simulate = true, timeout = "x" },
     }) do
       local _, message = pcall(function()

@@ -3,7 +3,7 @@
 use crate::event::{Event, Events, PastEvent};
 use crate::leader::refused::Refused;
 use crate::nodes::kept_mode::Lost;
-use crate::nodes::node::{Mode, Record};
+use crate::nodes::node::{Mode, Node, Record};
 use crate::nodes::registered::{self, Reported};
 use crate::nodes::request::Reinit;
 use crate::options::Options;
@@ -427,6 +427,11 @@ impl Cluster {
     /// Whether this process gets answers from Consul. A waiting query notices later than a beat that it gets none.
     pub(crate) fn is_in_touch(&self) -> bool {
         self.snapshot.borrow().is_connected && !self.presence.is_unanswered()
+    }
+
+    /// Whether a node lives, or may: the last answer of a Consul that is silent may be of a moment in which no check passed.
+    pub(crate) fn may_live(&self, node: &Node) -> bool {
+        node.is_live || !self.is_in_touch()
     }
 
     /// Notes the nodes with which this leader cannot speak, since they have another `cluster_key`.

@@ -243,7 +243,7 @@ pub struct Consent {
 pub struct Loss {
     #[command(flatten)]
     pub consent: Consent,
-    /// Also if one answers at its data address: then it lives, and only its way to Consul is broken.
+    /// Also if a process answers at its data address: then it may live, with its way to Consul broken.
     #[arg(long)]
     pub force: bool,
 }

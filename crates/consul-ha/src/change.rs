@@ -538,8 +538,12 @@ async fn check_lost<'a>(
     let id = &node.id;
     Err(Failure::Refused(match &node.doubt {
         Some(why) => format!(
-            "a process answers at the data address of {id}, which may be {id} or a node of another cluster: {why}. See which \
-             one it is; --force gives {id} up all the same"
+            "a process answers at the data address of {id}, which may be {id}, a node of another cluster or another program: \
+             {why}. See which one it is; --force gives {id} up all the same"
+        ),
+        None if node.starts_again => format!(
+            "{id} has been started again, and has yet to join: it answers at its data address. Wait, or see its log; --force \
+             gives it up all the same"
         ),
         None => format!(
             "{id} lives: it answers at its data address, and only Consul does not see it. Check its agent; --force gives it \

@@ -167,7 +167,11 @@ fn what_a_document_lacks_is_told(browser: &Browser) -> Outcome {
     unlike["map"]["placement"][0] = json!([[9, "z"]]);
     unlike["stores"] = json!([{}]);
     unlike["problems"] = json!([{}]);
+    let mut of_nobody = document(64);
+    of_nobody["leader"]["node_id"] = json!("ghost");
+    of_nobody["problems"] = json!([{ "problem": "leader_unknown", "of": "ghost" }]);
     let cases = [
+        (of_nobody, &["has the key and does not lead"][..]),
         (
             bare,
             &[
@@ -178,7 +182,7 @@ fn what_a_document_lacks_is_told(browser: &Browser) -> Outcome {
                 "No replicated store is known",
                 "No endpoint is known",
                 "No event is known",
-            ][..],
+            ],
         ),
         (json!({}), &["version none", "No shard map is known", "unknown"]),
         (

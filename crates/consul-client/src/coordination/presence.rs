@@ -491,11 +491,13 @@ impl Presence {
 
     async fn stay_registered(&self) -> Infallible {
         let (mut agent, mut generation, mut said) = (0, 0, HashSet::new());
+        let mut unknown_since = None;
         loop {
             match self.register(agent).await {
                 Ok(()) => {
                     generation += 1;
                     said.clear();
+                    unknown_since = None;
                     self.registration_error.send_replace(None);
                     let registration = Registration { generation, agent };
                     self.registration.send_replace(Some(registration));
@@ -510,6 +512,11 @@ impl Presence {
                     if said.insert((error.kind(), agent)) {
                         tracing::warn!(service = self.service.id, %error, "not registered");
                     }
+                    // A server that lags behind learns a moment later of a token that was just made.
+                    let is_unknown = error.kind() == Kind::AclNotFound;
+                    let since = is_unknown.then(|| *unknown_since.get_or_insert(self.now()));
+                    let is_young = since.is_some_and(|at| self.now() - at < self.profile.check_ttl);
+                    let error = if is_young { error.retryable() } else { error };
                     self.registration_error.send_replace(Some(error));
                     self.client.clock().sleep(self.profile.beat).await;
                 }

@@ -7,8 +7,9 @@ use consul_api::error::{Error, Kind};
 use consul_process::clock::{BoxFuture, Clock};
 use consul_process::files::FromFiles;
 use consul_process::os;
+use consul_process::sync::lock;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The largest file that is read. A token and the white space around it are far shorter.
 const MAX_BYTES: usize = 64 << 10;
@@ -19,7 +20,18 @@ pub const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// A file with a token, read again at most once a second. The token is marked as sensitive, so that
 /// `Debug` does not show it.
 #[derive(Debug)]
-pub struct TokenFile(FromFiles<HeaderValue, HeaderValue>);
+pub struct TokenFile {
+    file: FromFiles<HeaderValue, HeaderValue>,
+    accepted: Mutex<Accepted>,
+}
+
+/// The last token of the file that Consul has accepted.
+#[derive(Debug, Default)]
+struct Accepted {
+    token: Option<HeaderValue>,
+    /// How often it has changed.
+    changes: u64,
+}
 
 impl TokenFile {
     /// Reads the file for the first time.
@@ -36,12 +48,27 @@ impl TokenFile {
         };
         let file =
             FromFiles::open("token file", clock, read_token, |token| Ok(HeaderValue::clone(token)));
-        Ok(Arc::new(Self(file?)))
+        Ok(Arc::new(Self { file: file?, accepted: Mutex::default() }))
     }
 
     /// Reads the file now; returns its token if it is not the refused one.
     fn other_than(&self, refused: &HeaderValue) -> Option<HeaderValue> {
-        Some(self.0.newest()).filter(|token| token != refused)
+        Some(self.file.newest()).filter(|token| token != refused)
+    }
+
+    fn accepts(&self, token: &HeaderValue) {
+        // An answer that was waited for may be to the token of before.
+        if self.file.current() != token {
+            return;
+        }
+        let mut accepted = lock(&self.accepted);
+        let last = accepted.token.replace(token.clone());
+        accepted.changes += u64::from(last.is_some_and(|last| last != token));
+    }
+
+    /// The last token that was accepted, if it is not this one.
+    fn accepted_before(&self, token: &HeaderValue) -> Option<HeaderValue> {
+        lock(&self.accepted).token.clone().filter(|last| last != token)
     }
 }
 
@@ -78,32 +105,55 @@ impl WithTokenFile {
         if request.headers().contains_key(TOKEN) {
             return self.transport.send(request).await;
         }
-        let token = self.file.0.current();
-        request.headers_mut().insert(TOKEN, token.clone());
-        let response = self.transport.send(request.clone()).await?;
+        let read = self.file.file.current();
+        let mut token = read.clone();
+        let mut response = self.send_with(&mut request, &token).await?;
         // The token may have been replaced, and the old one deleted, since the last read. A request
         // that was refused for its token was not applied.
-        match is_refusal(&response).then(|| self.file.other_than(&token)).flatten() {
-            Some(new) => {
-                request.headers_mut().insert(TOKEN, new);
-                self.transport.send(request).await
-            }
-            None => Ok(response),
+        if is_refusal(&response)
+            && let Some(new) = self.file.other_than(&token)
+        {
+            token = new;
+            response = self.send_with(&mut request, &token).await?;
         }
+        if !is_refusal(&response) {
+            self.file.accepts(&token);
+        } else if says(&response, UNKNOWN)
+            && let Some(last) = self.file.accepted_before(&token).filter(|last| *last != read)
+        {
+            // A server that lags behind, or is in another datacenter, learns of a new token later.
+            let of_last = self.send_with(&mut request, &last).await?;
+            if !is_refusal(&of_last) {
+                return Ok(of_last);
+            }
+        }
+        Ok(response)
+    }
+
+    async fn send_with(
+        &self,
+        request: &mut Request<Bytes>,
+        token: &HeaderValue,
+    ) -> Result<Response<Bytes>, Error> {
+        request.headers_mut().insert(TOKEN, token.clone());
+        self.transport.send(request.clone()).await
     }
 }
 
+/// Consul's words about a token that it does not know.
+const UNKNOWN: &str = "ACL not found";
+
+fn says(response: &Response<Bytes>, text: &str) -> bool {
+    response.body().windows(text.len()).any(|words| words == text.as_bytes())
+}
+
 fn is_refusal(response: &Response<Bytes>) -> bool {
-    let says = |text: &str| {
-        let text = text.as_bytes();
-        response.body().windows(text.len()).any(|words| words == text)
-    };
     match response.status() {
         StatusCode::FORBIDDEN => true,
         // Some endpoints of Consul 1.8.7.
-        StatusCode::INTERNAL_SERVER_ERROR => says("ACL not found"),
+        StatusCode::INTERNAL_SERVER_ERROR => says(response, UNKNOWN),
         // An operation of a transaction.
-        StatusCode::CONFLICT => says("Permission denied"),
+        StatusCode::CONFLICT => says(response, "Permission denied"),
         _ => false,
     }
 }
@@ -130,7 +180,8 @@ impl Transport for WithTokenFile {
     }
 
     fn token_changes(&self) -> Option<u64> {
-        Some(self.file.0.changes())
+        self.file.file.current();
+        Some(lock(&self.file.accepted).changes)
     }
 }
 
@@ -247,6 +298,40 @@ mod tests {
         assert_eq!(world.status(), (200, tokens(&["first"])));
         world.clock.advance(Duration::from_nanos(1));
         assert_eq!(world.status(), (200, tokens(&["second"])));
+    }
+
+    /// As by a server that lags behind, or one in another datacenter.
+    #[test]
+    fn the_last_token_serves_until_consul_knows_the_new_one() {
+        for (status, body, is_unknown) in [
+            (403, "ACL not found", true),
+            (500, "ACL not found", true),
+            (403, "Permission denied", false),
+        ] {
+            let world = World::new(&["first"], status, body);
+            assert_eq!(world.status(), (200, tokens(&["first"])));
+            world.holds("second");
+            world.clock.advance(MAX_AGE);
+            for _ in 0..2 {
+                let answered = match is_unknown {
+                    true => (200, tokens(&["second", "first"])),
+                    // It is known, and lacks a right.
+                    false => (status, tokens(&["second"])),
+                };
+                assert_eq!(world.status(), answered, "{status} {body}");
+                assert_eq!(world.transport.token_changes(), Some(0));
+            }
+            world.agent.knows.lock().unwrap().push("second");
+            assert_eq!(world.status(), (200, tokens(&["second"])));
+            assert_eq!(world.transport.token_changes(), Some(1));
+            world.agent.knows.lock().unwrap().clear();
+            assert_eq!(world.status(), (status, tokens(&["second"])), "the one before has ended");
+        }
+        let world = World::new(&["first"], 403, "ACL not found");
+        world.status();
+        world.holds("second");
+        world.agent.knows.lock().unwrap().clear();
+        assert_eq!(world.status(), (403, tokens(&["first", "second"])), "both are unknown");
     }
 
     #[test]

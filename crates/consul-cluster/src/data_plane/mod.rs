@@ -444,8 +444,7 @@ impl DataPlane {
     fn peer(&self, node_id: &str, is_down: bool) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
         let node: &Node = snapshot.nodes.get(node_id).ok_or_else(no_such_node)?;
-        // The last answer of a Consul that is silent may be of a moment in which no check passed.
-        let is_live = node.is_live || !self.cluster.is_in_touch();
+        let is_live = self.cluster.may_live(node);
         if !is_live && !is_down {
             // That it does not answer says nothing new.
             lock(&self.peers).remove(node_id);

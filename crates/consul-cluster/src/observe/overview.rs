@@ -205,7 +205,7 @@ pub struct NodeOverview {
     /// Whether it is a new start of the node, which has yet to join.
     #[serde(skip)]
     pub starts_again: bool,
-    /// Whether its key has just been written, and its check has not passed yet.
+    /// Whether its key has just been written, and its check does not pass yet.
     #[serde(skip)]
     pub is_new: bool,
     /// Why it takes part no more, although its process answers; the problems tell it.
@@ -520,7 +520,7 @@ fn nodes(
         let map_epoch = told.and_then(Told::map_epoch);
         let starts_again = told.is_some_and(|told| told.is_other_start);
         let age_ms = u128::from(now_ms.abs_diff(record.started_ms));
-        let is_new = !node.is_live && node.down_since.is_none() && age_ms < MAP_TIME.as_millis();
+        let is_new = !node.is_live && age_ms < MAP_TIME.as_millis();
         NodeOverview {
             id: id.clone(),
             address: record.address.clone(),
@@ -535,7 +535,7 @@ fn nodes(
                 true => NodeState::Live,
                 false => NodeState::Down,
             },
-            down_for_ms: node.down_since.map(|since| (now - since).as_millis() as u64),
+            down_for_ms: node.vanished_at.map(|since| (now - since).as_millis() as u64),
             map_epoch,
             map_lag: map_epoch.filter(|_| !starts_again).map(lag),
             primaries,

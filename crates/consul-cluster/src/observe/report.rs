@@ -40,6 +40,9 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// How long they are waited for: an overview is made without those that do not answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long one waits for them that may be far away: a first call over TLS takes four round trips.
+const DISTANT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a node waits for its own shards, which requests to them may hold.
 const OWN_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -441,20 +444,20 @@ pub struct Overviews {
     /// The last overview, and when it was made.
     made: Mutex<Option<(Instant, Arc<Overview>)>>,
     rights: tokio::sync::Mutex<Rights>,
+    /// The rights that the token of this process lacks.
+    lacking: Mutex<Option<String>>,
     _shown: Registered,
 }
 
 /// The agent of the node, if it is known, and the rights that the token of this process lacks.
 type Lacking = Result<(Option<String>, Vec<Right>), Error>;
 
-/// The rights of the token of this process.
+/// The question about the rights of the token of this process.
 #[derive(Default)]
 struct Rights {
     asked: Option<Instant>,
     /// The agent of the node, once it is known.
     agent: Option<String>,
-    /// Those that the token lacks.
-    lacking: Option<String>,
     /// A question that Consul has not answered yet.
     asking: Option<BoxFuture<'static, Lacking>>,
 }
@@ -480,12 +483,22 @@ impl Overviews {
         plane: Option<Arc<DataPlane>>,
         consul_patience: Duration,
     ) -> Arc<Self> {
-        let (stores, made, rights) = Default::default();
+        let (stores, made, rights, lacking) = Default::default();
         let known = Known { begun: Some(cluster.now()), ..Known::default() };
         let state = tokio::sync::Mutex::new(State { known, asked: None });
         let overviews = Arc::new_cyclic(|this: &Weak<Overviews>| {
             let _shown = metrics::register(this.clone());
-            Overviews { cluster, consul_patience, plane, stores, state, made, rights, _shown }
+            Overviews {
+                cluster,
+                consul_patience,
+                plane,
+                stores,
+                state,
+                made,
+                rights,
+                lacking,
+                _shown,
+            }
         });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
@@ -540,7 +553,7 @@ impl Overviews {
         let why = match snapshot.nodes.get(&options.node_id) {
             None => "it has no key in Consul",
             Some(node) if !self.cluster.is_me(&node.record) => "another process has its name",
-            Some(node) if !node.is_live => "its check does not pass",
+            Some(node) if !self.cluster.may_live(node) => "its check does not pass",
             Some(node) if node.record.mode == Mode::Maintenance => "it is in maintenance",
             Some(_) if self.plane.as_ref().is_some_and(|plane| !plane.is_ready()) => {
                 "its program does not poll for requests"
@@ -588,18 +601,19 @@ impl Overviews {
         let others = snapshot.nodes.values();
         let others =
             others.filter(|it| !is_own(&it.record.id) && !it.record.data_address.is_empty());
+        let patience = self.consul_patience.clamp(PATIENCE, DISTANT_PATIENCE);
         let answers = others.filter_map(|Node { record, is_live, .. }| {
             let plane = self.plane.as_ref()?;
             let question = known.told.entry(record.id.clone()).or_default().question();
             Some(async move {
-                let answer = ask_node(plane, (&record.id, *is_live), &question).await;
+                let answer = ask_node(plane, (&record.id, *is_live), &question, patience).await;
                 (record, answer, self.cluster.unix_ms())
             })
         });
         let answers = join_all(answers.collect::<Vec<_>>());
         let own_question = known.own(options, &snapshot).1.question();
         let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
-        let has_no_leader = timeout(PATIENCE, has_no_raft_leader(self.cluster.client()));
+        let has_no_leader = timeout(patience, has_no_raft_leader(self.cluster.client()));
         let (answers, maps, has_no_leader, own_report) =
             futures_util::join!(answers, maps, has_no_leader, self.report(&own_question));
         known.has_no_raft_leader = has_no_leader.unwrap_or_default();
@@ -640,13 +654,19 @@ impl Overviews {
     /// The rights that the token of this process lacks. It may not need them for long: who has lost them goes on as before,
     /// and a query that waits is not refused.
     async fn no_rights(&self) -> Option<String> {
-        let (mut rights, now) = (self.rights.lock().await, self.cluster.now());
-        let pause = if rights.lacking.is_some() { ASK_PAUSE } else { RIGHTS_PAUSE };
+        // Of several reports at once one waits for Consul. Who asks does not wait for them one after another.
+        if let Ok(mut rights) = self.rights.try_lock() {
+            self.ask_rights(&mut rights).await;
+        }
+        lock(&self.lacking).clone()
+    }
+
+    async fn ask_rights(&self, rights: &mut Rights) {
+        let (now, is_lacking) = (self.cluster.now(), lock(&self.lacking).is_some());
+        let pause = if is_lacking { ASK_PAUSE } else { RIGHTS_PAUSE };
         let mut asking = match rights.asking.take() {
             Some(asking) => asking,
-            None if rights.asked.is_some_and(|at| now - at < pause) => {
-                return rights.lacking.clone();
-            }
+            None if rights.asked.is_some_and(|at| now - at < pause) => return,
             None => {
                 rights.asked = Some(now);
                 lacking(Arc::clone(&self.cluster), rights.agent.clone()).boxed()
@@ -655,13 +675,12 @@ impl Overviews {
         match timeout(OWN_PATIENCE, &mut asking).await {
             Ok(Ok((agent, lacking))) => {
                 rights.agent = agent;
-                rights.lacking = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+                *lock(&self.lacking) = (!lacking.is_empty()).then(|| rights::listed(&lacking));
             }
             Ok(Err(_)) => {}
             // A slow Consul answers for the next report.
             Err(_) => rights.asking = Some(asking),
         }
-        rights.lacking.clone()
     }
 
     /// The answer of this process.
@@ -762,9 +781,10 @@ async fn ask_node(
     plane: &DataPlane,
     (id, is_live): (&str, bool),
     question: &Question,
+    patience: Duration,
 ) -> Result<Report, Error> {
     let options = CallOptions {
-        timeout: PATIENCE,
+        timeout: patience,
         retries: 0,
         of_service: true,
         is_down: !is_live,

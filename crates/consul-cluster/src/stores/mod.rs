@@ -658,7 +658,7 @@ impl Store {
         let holder = self.holder();
         let disk = holder.as_ref().map(|holder| holder.disk());
         let is_shut = self.storage.is_some() && disk.is_none() || self.fault().is_some();
-        let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
+        let is_there = |node: &str| self.may_live(&snapshot, node) && !(is_shut && node == own);
         // Of its own disk it knows that the map names another one before the leader does.
         let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);
         let status = |(shard, entry)| ShardStatus {
@@ -668,6 +668,10 @@ impl Store {
             ..self.shard_status(shard, entry, &is_there, &counts)
         };
         shards.map(status).collect()
+    }
+
+    fn may_live(&self, snapshot: &Snapshot, node: &str) -> bool {
+        snapshot.nodes.get(node).is_some_and(|node| self.cluster.may_live(node))
     }
 
     /// How long ago the last whole repair of a shard began, as the replica of this process knows: the repair has purged

@@ -1,7 +1,7 @@
 //! The numbers of a store.
 
 use super::document::StoreMap;
-use super::{ShardAtRisk, ShardStatus, Store, is_live};
+use super::{ShardAtRisk, ShardStatus, Store};
 use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
@@ -66,7 +66,7 @@ impl Source for Store {
         let map = self.map.borrow().clone();
         let snapshot = self.cluster.snapshot();
         let failing = self.failing();
-        let is_live = |node: &str| is_live(&snapshot, node);
+        let is_live = |node: &str| self.may_live(&snapshot, node);
         let is_there = |node: &str| is_live(node) && !failing.contains(node);
         let of_shard = |map: &StoreMap, it| ShardAtRisk::of(map, it, is_there, is_live);
         let lacking: Vec<ShardAtRisk> =

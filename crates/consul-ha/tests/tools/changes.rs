@@ -485,7 +485,8 @@ fn that_answers(system: &System) {
     let Value::Bytes(before) = system.call(&kv::GET, Args::new().arg(key)) else {
         panic!("no key")
     };
-    system.put(key, &system.start_node_elsewhere("n3"));
+    let elsewhere = system.start_node_elsewhere("n3");
+    system.put(key, &elsewhere);
     let stores = system.run(&["shards", "--json"]).json()["stores"].clone();
     let at_risk = stores[0]["at_risk"].as_array().unwrap().clone();
     let is_of_n3 =
@@ -495,7 +496,10 @@ fn that_answers(system: &System) {
     let other_key = folder.file("other.key", "the secret of another cluster");
     let operators = [
         (&[][..], "n3 lives: it answers at its data address"),
-        (&["--cluster-key-file", &other_key], "may be n3 or a node of another cluster"),
+        (
+            &["--cluster-key-file", &other_key],
+            "may be n3, a node of another cluster or another program",
+        ),
     ];
     for verb in [&["thaw"][..], &["forget", "n3"], &["accept-loss", "points", &shard]] {
         for (key, why) in operators {
@@ -506,6 +510,13 @@ fn that_answers(system: &System) {
         }
         system.run(&[verb, &["--force", "--dry-run"]].concat()).ok();
     }
+    // It is far from the operator: its answers take longer than those of a node to another one may.
+    let mut record: serde_json::Value = serde_json::from_str(&elsewhere).unwrap();
+    let proxy = Proxy::new(record["data_address"].as_str().unwrap());
+    proxy.set(Network::Delay(Duration::from_millis(300)));
+    record["data_address"] = proxy.address.as_str().into();
+    system.put(key, &record.to_string());
+    system.run(&["forget", "n3", "--yes"]).refused(1, &["n3 lives", "--force"]);
     system.stop_node("n3");
     system.put(key, std::str::from_utf8(&before).unwrap());
 }

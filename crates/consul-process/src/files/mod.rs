@@ -17,14 +17,21 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// How long files may not fit each other before that is reported: other programs replace one after the other.
 const REPLACED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Why values of this process have the last content of their files, by the number of the value.
-static UNUSABLE: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
+/// How long the last read of a value counts: a value that is not used is not read either, and says nothing of its files.
+const COUNTS_FOR: Duration = Duration::from_secs(15);
+
+/// Why a value has the last content of its files, when they were read, and by which clock.
+type Unusable = (String, Instant, Arc<dyn Clock>);
+
+/// All such values of this process, by number.
+static UNUSABLE: Mutex<BTreeMap<u64, Unusable>> = Mutex::new(BTreeMap::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The files of this process that cannot be used, each with why; `None`: all can.
 pub fn unusable() -> Option<String> {
     let all = lock(&UNUSABLE);
-    let all: BTreeSet<&str> = all.values().map(String::as_str).collect();
+    let counts = |(_, read_at, clock): &&Unusable| clock.now() - *read_at < COUNTS_FOR;
+    let all: BTreeSet<&str> = all.values().filter(counts).map(|(why, ..)| why.as_str()).collect();
     (!all.is_empty()).then(|| Vec::from_iter(all).join("; "))
 }
 
@@ -125,7 +132,8 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
                 }
                 let since = *last.unusable_since.get_or_insert(last.read_at);
                 if last.read_at - since >= REPLACED_WITHIN {
-                    lock(&UNUSABLE).insert(self.number, format!("{name}: {why}"));
+                    let why = (format!("{name}: {why}"), last.read_at, Arc::clone(&self.clock));
+                    lock(&UNUSABLE).insert(self.number, why);
                 }
             }
         }
@@ -203,6 +211,9 @@ mod tests {
         assert!(!after("2", Duration::from_secs(60)));
         assert!(!after("half-writ", Duration::from_secs(60)), "it is another time");
         assert!(after("half-writ", REPLACED_WITHIN));
+        clock.advance(COUNTS_FOR);
+        assert!(!is_told(), "nobody has used them since");
+        assert!(after("half-writ", Duration::ZERO));
         drop(files);
         assert!(!is_told());
     }

@@ -34,6 +34,10 @@ const NO_RAFT_LEADER: &str = "start the servers that are missing; `consul operat
 /// The cure of a node that may live, before its name.
 const WHO_ANSWERS: &str = "see which process answers at the data address of";
 
+/// The cures of a node that lives, and of a node that starts, after its name.
+const WAY_TO_CONSUL: &str = "a way to Consul again";
+const JOINS: &str = "has joined again, or see its log";
+
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -165,8 +169,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let frozen = listed(overview.frozen.iter());
         let text = format!("the shard map is frozen: {frozen} vanished at once");
         let (cut_off, gone): (Vec<_>, Vec<_>) =
-            overview.frozen.iter().partition(|id| is_cut_off(overview, id));
-        let mut cures = ways_to_consul(overview, &cut_off);
+            overview.frozen.iter().partition(|id| answers_or_starts(overview, id));
+        let mut cures = bring_to_consul(overview, &cut_off);
         if !gone.is_empty() {
             cures.push(format!(
                 "start {}; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores make new \
@@ -338,21 +342,46 @@ fn is_usual(one: i64, other: i64) -> bool {
     one.abs_diff(other) <= USUAL_CLOCK_MS
 }
 
+/// Whether a node that is down for Consul may live, or has just begun to.
+fn answers_or_starts(overview: &Overview, id: &str) -> bool {
+    overview.nodes.iter().any(|node| node.id == *id && (node.lost_consul || has_yet_to_join(node)))
+}
+
+/// Whether a node that is down is a new start, which needs a moment.
+fn has_yet_to_join(node: &NodeOverview) -> bool {
+    node.starts_again || node.is_new
+}
+
 /// Whether a node lives that is down for Consul: none of its data is lost, and nobody gives it up.
 fn is_cut_off(overview: &Overview, id: &str) -> bool {
     overview.nodes.iter().any(|node| node.id == *id && node.lost_consul)
 }
 
-/// The remedy for nodes that live and are down for Consul, or may live.
-fn ways_to_consul(overview: &Overview, nodes: &[&String]) -> Vec<String> {
-    let is_doubted =
-        |id: &&String| overview.nodes.iter().any(|it| it.id == **id && it.doubt.is_some());
+/// The remedies for nodes that live and are down for Consul, or may live.
+fn bring_to_consul(overview: &Overview, nodes: &[&String]) -> Vec<String> {
+    let is = |id: &str, test: fn(&NodeOverview) -> bool| {
+        overview.nodes.iter().any(|node| node.id == *id && test(node))
+    };
+    let is_doubted = |id: &&String| is(id, |node| node.doubt.is_some());
     let (doubted, known): (Vec<&String>, Vec<&String>) =
         nodes.iter().copied().partition(is_doubted);
-    let give =
-        (!known.is_empty()).then(|| format!("give {} a way to Consul again", listed(known.iter())));
-    let see = (!doubted.is_empty()).then(|| format!("{WHO_ANSWERS} {}", listed(doubted.iter())));
-    give.into_iter().chain(see).collect()
+    let (starting, known): (Vec<&String>, Vec<&String>) =
+        known.into_iter().partition(|id| is(id, has_yet_to_join));
+    let cures = [
+        (known, "give", WAY_TO_CONSUL),
+        (doubted, WHO_ANSWERS, ""),
+        (starting, "wait until", JOINS),
+    ];
+    listed_cures(cures)
+}
+
+/// Each remedy with its nodes: the words before them, and after.
+fn listed_cures<const N: usize>(cures: [(Vec<&String>, &str, &str); N]) -> Vec<String> {
+    let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
+    let cure = |(ids, before, after): (Vec<&String>, &str, &str)| {
+        format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
+    };
+    cures.map(cure).collect()
 }
 
 /// The problem of a certificate that ends soon.
@@ -407,9 +436,10 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     }
     let text = format!("no live node has {}", listed_shards(without.iter()));
     let mut cure = "start the nodes that are down, or give them a way to Consul again".to_owned();
-    let may_move = overview.paused.is_none() && overview.frozen.is_empty();
+    let leads = overview.leading().is_some() && !overview.has_no_raft_leader && overview.in_touch;
+    let may_move = leads && overview.paused.is_none() && overview.frozen.is_empty();
     if may_move && overview.nodes.iter().any(takes_shards) {
-        cure.push_str("; after replace_after_s others get their shards");
+        cure.push_str("; after replace_after_s others get their shards, if min_nodes nodes live");
     }
     found.push(error("shards_without_node", "", text, cure));
     found

@@ -165,10 +165,10 @@ fn leader(nodes: &[Arc<Overviews>]) -> Answer {
     match nodes.iter().find(|node| node.cluster().is_leader()) {
         Some(node) => line(StatusCode::OK, &format!("{} leads", node.cluster().options().node_id)),
         None => {
-            let cluster = nodes[0].cluster();
-            let own = cluster.options().member_id();
-            let why = match &cluster.snapshot().leader {
-                Some(leader) if own == Some(leader.node_id.as_str()) => {
+            let is_here =
+                |id: &str| nodes.iter().any(|it| it.cluster().options().member_id() == Some(id));
+            let why = match &nodes[0].cluster().snapshot().leader {
+                Some(leader) if is_here(&leader.node_id) => {
                     format!("{} has the leader's key, and no proof that it leads", leader.node_id)
                 }
                 Some(leader) => format!("the leader is {}", leader.node_id),

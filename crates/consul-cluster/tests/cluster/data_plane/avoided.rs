@@ -9,6 +9,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions};
+use consul_cluster::observe::report::Overviews;
 use consul_sim::Fault;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -189,6 +190,8 @@ fn the_last_word_of_a_silent_consul_is_in_the_way_of_no_call() {
         [&one, &two].iter().for_each(|node| node.plane.poll());
         call(&world, from, to, PATIENCE)
     };
+    let overviews = [&one, &two]
+        .map(|node| Overviews::new(Arc::clone(&node.cluster), Some(Arc::clone(&node.plane))));
     let client = world.simulated.client();
     world.simulated.run(async {
         for id in ["n1", "n2", "n3"] {
@@ -202,11 +205,17 @@ fn the_last_word_of_a_silent_consul_is_in_the_way_of_no_call() {
     for (from, to) in [(&one, "n2"), (&two, "n1"), (&observer, "n1"), (&observer, "n2")] {
         refused(asked(from, to), Kind::Connect, "it is down");
     }
+    for node in &overviews {
+        assert!(node.ready().is_err_and(|why| why.contains("its check does not pass")));
+    }
     world.simulated.agent.add_fault(Fault { partition: true, ..Fault::default() });
     world.simulated.wait(Duration::from_secs(20));
     for _ in 0..10 {
         for (from, to) in [(&one, "n2"), (&two, "n1"), (&observer, "n1"), (&observer, "n2")] {
             asked(from, to).expect("a reply");
+        }
+        for node in &overviews {
+            node.ready().expect("a balancer would take all nodes away");
         }
         world.simulated.wait(Duration::from_secs(1));
     }

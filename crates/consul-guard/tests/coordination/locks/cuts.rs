@@ -25,6 +25,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
     add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
+    add!(trials, a_token_that_consul_does_not_know_yet_is_waited_for_and_no_longer_than_the_check);
     add!(trials, an_attempt_that_ends_while_its_session_is_made_leaves_none);
     add!(trials, an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter, long);
     add!(trials, a_stop_without_answers_ends_in_time);
@@ -420,6 +421,37 @@ fn an_attempt_that_is_refused_changes_nothing_and_leaves_nothing() {
             assert!(!error.maybe_applied(), "{claim:?} {body}: {error}");
             // It has ended its session before it returns, as there was time.
             assert_eq!(world.agent.stats().sessions, 0, "{claim:?} {body}");
+        }
+    }
+}
+
+/// As of a program that begins when its token was just made: a server that lags behind does not know it.
+fn a_token_that_consul_does_not_know_yet_is_waited_for_and_no_longer_than_the_check() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        for profile in [Profile::standard(), Profile::fast(), Profile::wan()] {
+            for (lasts, is_known) in [(profile.check_ttl / 2, true), (profile.check_ttl * 2, false)]
+            {
+                let what = format!("{claim:?}, {lasts:?}");
+                let world = Simulated::new();
+                let (process, breaking, _) = program(&world, profile.clone());
+                let how = Break::Refused(403, "ACL not found");
+                let paths = "/v1/agent/service/register";
+                breaking.arm(Cut { nth: 0, is_applied: false, how, paths, lasts });
+                let begun = world.clock.now();
+                breaking.state.lock().expect("no panic elsewhere").until = Some(begun + lasts);
+                match world.run(claim.acquire(&process, Wait::Forever)) {
+                    Ok(_) => assert!(is_known, "{what}"),
+                    Err(error) => {
+                        assert!(!is_known, "{what}: {error}");
+                        assert_eq!(error.kind(), Kind::AclNotFound, "{what}: {error}");
+                        let passed = world.clock.now() - begun;
+                        assert!(
+                            passed >= profile.check_ttl && passed < lasts,
+                            "{what}: {passed:?}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

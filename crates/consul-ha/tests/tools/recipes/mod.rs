@@ -163,9 +163,15 @@ impl World {
         self.wait_for_writes(20);
     }
 
-    /// Runs commands of the test as the operator.
+    /// Runs commands of the test as the operator, up to the first that fails.
     #[track_caller]
     fn do_it(&self, commands: &str) -> String {
+        self.type_it(&format!("set -euo pipefail\n{commands}"))
+    }
+
+    /// Runs commands as in an operator's shell, which goes on after a command that fails.
+    #[track_caller]
+    fn type_it(&self, commands: &str) -> String {
         let script = format!("{}\n{commands}", self.preamble);
         let output = self.hosts.run(&script, &self.environment);
         let [out, err] = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
@@ -192,7 +198,7 @@ impl World {
     fn follow(&self, recipe: &Recipe) {
         let steps = recipe.steps.iter();
         let steps: Vec<String> = steps.map(|step| self.with_addresses(&step.commands)).collect();
-        let printed = self.do_it(&steps.join(&format!("\nprintf '{NEXT}'\n")));
+        let printed = self.type_it(&steps.join(&format!("\nprintf '{NEXT}'\n")));
         let printed: Vec<&str> = printed.split(NEXT).collect();
         assert_eq!(printed.len(), recipe.steps.len(), "{}", recipe.name);
         for (step, printed) in recipe.steps.iter().zip(printed) {

@@ -156,7 +156,7 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     let id = node.id.as_str();
     if let Some(why) = &node.doubt {
         let text = format!(
-            "{id} is down, and a process answers at its data address, which may be {id} or a node of another cluster: {why}"
+            "{id} is down, and a process answers at its data address, which may be {id}, a node of another cluster or another program: {why}"
         );
         let mut cure = format!(
             "see which process has {}: if it is {id}, mend what it says, and give it a way to Consul again",

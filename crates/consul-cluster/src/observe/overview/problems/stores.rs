@@ -1,8 +1,8 @@
 //! The problems of the replicas of stores.
 
 use super::{
-    Level, Problem, WHO_ANSWERS, error, is_cut_off, knows_no_node, listed, listed_shards,
-    may_be_given_up, note, warning,
+    JOINS, Level, Problem, WAY_TO_CONSUL, WHO_ANSWERS, error, has_yet_to_join, is_cut_off,
+    knows_no_node, listed_cures, listed_shards, may_be_given_up, note, warning,
 };
 use crate::nodes::node::Mode;
 use crate::observe::overview::{NodeOverview, NodeState, Overview};
@@ -49,7 +49,7 @@ pub(super) fn bring_back(
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
             Some(node) if node.doubt.is_some() => doubted.push(id),
-            Some(node) if node.starts_again => starting.push(id),
+            Some(node) if has_yet_to_join(node) => starting.push(id),
             Some(node) if node.lost_consul => cut_off.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),
             Some(node) if node.refuses_key => foreign.push(id),
@@ -66,20 +66,16 @@ pub(super) fn bring_back(
     let cures = [
         (down, "start", ""),
         (gone, "start", "with the data again: no member"),
-        (cut_off, "give", "a way to Consul again"),
+        (cut_off, "give", WAY_TO_CONSUL),
         (doubted, WHO_ANSWERS, ""),
-        (starting, "wait until", "has joined again, or see its log"),
+        (starting, "wait until", JOINS),
         (foreign, "start", "with the cluster_key of the others"),
         (other_disk, until_disk, has_disk),
         (failing, "mend the storage of", "or make room there: nothing of it is lost"),
         (unused, "let the program of", "use the store again: it lives without it"),
         (in_doubt, "wait for the records of", "or see the log there"),
     ];
-    let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
-    let cure = |(ids, before, after): (Vec<&String>, &str, &str)| {
-        format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
-    };
-    cures.map(cure).collect::<Vec<_>>().join("; ")
+    listed_cures(cures).join("; ")
 }
 
 /// The calls that fail for lack of these replicas, at the end of a sentence.

@@ -509,9 +509,10 @@ function factsOf() {
   return facts;
 }
 
-// A node can have the leader's key and tell that it does not lead.
+// A node can have the leader's key and tell that it does not lead, and the key can name none of the nodes.
 function hasLeader() {
-  return Boolean(cluster.leader) && cluster.leader.leads !== false;
+  const isUnknown = list(cluster.problems).some((one) => one.problem === "leader_unknown");
+  return Boolean(cluster.leader) && cluster.leader.leads !== false && !isUnknown;
 }
 
 function leads(leader) {
