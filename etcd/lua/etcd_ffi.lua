@@ -334,7 +334,8 @@ function Client:list(prefix)
   return found, nil
 end
 
----Registers an instance. `definition` has name, address, port, tags and the other fields of consul_ffi's register_service.
+---Registers an instance. `definition` has name, address, port, tags and the other fields of consul_ffi's
+---register_service.
 ---@param service_id string
 ---@param definition table
 ---@return true? success

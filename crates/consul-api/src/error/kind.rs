@@ -89,7 +89,7 @@ kinds! {
             "错误信息会指出权限（Consul 1.8 不会）；把它加入令牌的策略。`acl_authorize` 返回令牌拥有哪些权限。"
     AclNotFound "acl_not_found" exit: 5
         cause: "The server does not know the token."
-        cure: "Use a token that exists; a new one takes a moment to reach all servers. With `token_file` the client has already retried the call, with the token that the file had by then and with the last one that was accepted."
+        cure: "Use a token that exists; a new one takes a moment to reach all servers. With `token_file` the client has already retried the call, with the token that the file had by then and with the last accepted token."
         zh: "服务器不认识该令牌。"
             "使用存在的令牌；新令牌要过片刻才能到达所有服务器。使用 `token_file` 时，如果文件届时已有另一个令牌，客户端已经重试过该调用。"
     RateLimited "rate_limited" exit: 3

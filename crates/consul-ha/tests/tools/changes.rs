@@ -510,7 +510,7 @@ fn that_answers(system: &System) {
         }
         system.run(&[verb, &["--force", "--dry-run"]].concat()).ok();
     }
-    // It is far from the operator: its answers take longer than those of a node to another one may.
+    // It is far from the operator: its answers take longer than a node waits for another one.
     let mut record: serde_json::Value = serde_json::from_str(&elsewhere).unwrap();
     let proxy = Proxy::new(record["data_address"].as_str().unwrap());
     proxy.set(Network::Delay(Duration::from_millis(300)));
