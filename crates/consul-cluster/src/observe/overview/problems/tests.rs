@@ -768,16 +768,17 @@ fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
     }
 }
 
+/// The problems whose cures may give up n2, and how each comes about.
+const LOSSES: [(fn(&mut Overview), &str); 3] = [
+    (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
+    (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
+    (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
+];
+
 /// It has all that it had: who gives it up loses acknowledged writes for nothing.
 #[test]
 fn no_cure_gives_up_a_node_that_lives_and_has_lost_consul() {
-    type Case = (fn(&mut Overview), &'static str);
-    let cases: [Case; 3] = [
-        (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
-        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
-        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
-    ];
-    for (change, name) in cases {
+    for (change, name) in LOSSES {
         let cure = |lives: bool| {
             let found = after(|it| {
                 (it.nodes[1].state, it.nodes[1].lost_consul) = (NodeState::Down, lives);
@@ -809,13 +810,7 @@ fn no_cure_gives_up_a_node_that_lives_and_has_lost_consul() {
 /// Nobody gives up a node which may live, and nobody waits for one whose address another one has.
 #[test]
 fn a_node_whose_address_another_may_have_is_given_up_when_that_is_known() {
-    type Case = (fn(&mut Overview), &'static str);
-    let cases: [Case; 3] = [
-        (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
-        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
-        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
-    ];
-    for (change, name) in cases {
+    for (change, name) in LOSSES {
         let found = after(|it| {
             let node = &mut it.nodes[1];
             (node.state, node.lost_consul) = (NodeState::Down, true);
