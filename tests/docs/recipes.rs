@@ -1,10 +1,10 @@
 //! Every task of an operator has a recipe, a test runs every recipe (crates/consul-ha/tests/tools/recipes), and a recipe that
 //! changes a cluster ends where a command fails.
 
+use crate::support::authority::Folder;
 use crate::support::recipes::{RECIPES, recipes};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Writes down how it is called, and fails if it is the call of this number.
@@ -37,18 +37,17 @@ const CHANGES: [&str; 6] = [
 ];
 
 /// An operator's folder, with stand-ins for the programs of the recipes.
-struct Operator(PathBuf);
+struct Operator(Folder);
 
 impl Operator {
     fn new() -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("an operator");
-        let _ = fs::remove_dir_all(&folder);
+        let folder = Folder::new();
         for host in ["all", "n1", "n2", "n3", "n4", "gateway"] {
-            fs::create_dir_all(folder.join("config").join(host)).expect("a folder");
+            fs::create_dir_all(folder.path("config").join(host)).expect("a folder");
         }
-        fs::create_dir(folder.join("bin")).expect("a folder");
+        fs::create_dir(folder.path("bin")).expect("a folder");
         for program in ["ssh", "scp", "consul", "consul-ha", "sleep"] {
-            let path = folder.join("bin").join(program);
+            let path = folder.path("bin").join(program);
             fs::write(&path, PROGRAM).expect("a file");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be run");
         }
@@ -58,15 +57,15 @@ impl Operator {
     /// The calls of commands in a shell that goes on after a failure, as an operator's does. The call of this number fails.
     fn calls(&self, commands: &str, fails: usize) -> Vec<String> {
         for (name, text) in [("cluster-key", "old\nnew\n"), ("consul-token", "old\n")] {
-            fs::write(self.0.join("config/all").join(name), text).expect("a file");
+            fs::write(self.0.path("config/all").join(name), text).expect("a file");
         }
-        let (calls, path) = (self.0.join("calls"), std::env::var("PATH").expect("a PATH"));
+        let (calls, path) = (self.0.path("calls"), std::env::var("PATH").expect("a PATH"));
         fs::write(&calls, "").expect("a file");
-        let _ = fs::remove_file(self.0.join("new-token"));
+        let _ = fs::remove_file(self.0.path("new-token"));
         let mut bash = Command::new("bash");
-        bash.args(["-c", commands]).current_dir(&self.0).env("CALLS", &calls);
+        bash.args(["-c", commands]).current_dir(self.0.path(".")).env("CALLS", &calls);
         bash.env("FAILS", fails.to_string());
-        bash.env("PATH", format!("{}:{path}", self.0.join("bin").display()));
+        bash.env("PATH", format!("{}:{path}", self.0.path("bin").display()));
         bash.output().expect("bash runs");
         let calls = fs::read_to_string(calls).expect("the calls");
         calls.lines().map(str::to_owned).collect()

@@ -536,10 +536,10 @@ async fn check_lost<'a>(
     let answering = |id: &str| overview.nodes.iter().find(|it| it.id == *id && it.lost_consul);
     let Some(node) = lost.find_map(answering) else { return Ok(()) };
     let id = &node.id;
-    Err(Failure::Refused(match &node.doubt {
-        Some(why) => format!(
-            "a process answers at the data address of {id}, which may be {id}, a node of another cluster or another program: \
-             {why}. See which one it is; --force gives {id} up all the same"
+    Err(Failure::Refused(match node.who_may_answer() {
+        Some(who) => format!(
+            "a process answers at the data address of {id}, which {who}. See which one it is; --force gives {id} up all the \
+             same"
         ),
         None if node.starts_again => format!(
             "{id} has been started again, and has yet to join: it answers at its data address. Wait, or see its log; --force \

@@ -91,7 +91,7 @@ kinds! {
         cause: "The server does not know the token."
         cure: "Use a token that exists; a new one takes a moment to reach all servers. With `token_file` the client has already retried the call, with the token that the file had by then and with the last accepted token."
         zh: "服务器不认识该令牌。"
-            "使用存在的令牌；新令牌要过片刻才能到达所有服务器。使用 `token_file` 时，如果文件届时已有另一个令牌，客户端已经重试过该调用。"
+            "使用存在的令牌；新令牌要过片刻才能到达所有服务器。使用 `token_file` 时，客户端已经用文件届时的令牌和上一次被接受的令牌重试过该调用。"
     RateLimited "rate_limited" exit: 3
         cause: "Too many requests, or more than 200 connections from one address."
         cure: "Make fewer calls at once, use fewer clients in a process or a lower `max_connections`; check Consul's `limits`."

@@ -513,9 +513,10 @@ impl Presence {
                         tracing::warn!(service = self.service.id, %error, "not registered");
                     }
                     // A server that lags behind learns a moment later of a token that was just made.
-                    let is_unknown = error.kind() == Kind::AclNotFound;
-                    let since = is_unknown.then(|| *unknown_since.get_or_insert(self.now()));
-                    let is_young = since.is_some_and(|at| self.now() - at < self.profile.check_ttl);
+                    let is_young = error.kind() == Kind::AclNotFound && {
+                        let since = *unknown_since.get_or_insert(self.now());
+                        self.now() - since < self.profile.check_ttl
+                    };
                     let error = if is_young { error.retryable() } else { error };
                     self.registration_error.send_replace(Some(error));
                     self.client.clock().sleep(self.profile.beat).await;

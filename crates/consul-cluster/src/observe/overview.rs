@@ -165,7 +165,7 @@ pub struct NodeOverview {
     pub unknown_mode: Option<String>,
     /// Whether it lives.
     pub state: NodeState,
-    /// How long this process has seen it down, in milliseconds; `None`: it is not.
+    /// How long ago this process has last seen it live, in milliseconds; `None`: it is not down, or was never seen live.
     pub down_for_ms: Option<u64>,
     /// The epoch of its shard map; `None`: it has not told.
     pub map_epoch: Option<u64>,
@@ -339,6 +339,14 @@ impl EndpointOverview {
             state: if health.is_benched { EndpointState::Benched } else { EndpointState::Ok },
             latency_ms: health.latency.map(ms),
         }
+    }
+}
+
+impl NodeOverview {
+    /// Which process may answer at its data address, for a sentence; `None`: no other than this node.
+    pub fn who_may_answer(&self) -> Option<String> {
+        let (id, why) = (&self.id, self.doubt.as_ref()?);
+        Some(format!("may be {id}, a node of another cluster or another program: {why}"))
     }
 }
 

@@ -436,8 +436,8 @@ struct State {
 /// Makes the overviews of a cluster in a process, and answers the questions of others.
 pub struct Overviews {
     cluster: Arc<Cluster>,
-    /// How long Consul is waited for.
-    consul_patience: Duration,
+    /// How long Consul is waited for, and within limits the nodes.
+    patience: Duration,
     plane: Option<Arc<DataPlane>>,
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
@@ -477,28 +477,18 @@ impl Overviews {
         Overviews::patient(cluster, plane, PATIENCE)
     }
 
-    /// As [`Overviews::new`], for a process that rather waits for Consul this long than knows less.
+    /// As [`Overviews::new`], for a process that rather waits this long than knows less.
     pub fn patient(
         cluster: Arc<Cluster>,
         plane: Option<Arc<DataPlane>>,
-        consul_patience: Duration,
+        patience: Duration,
     ) -> Arc<Self> {
         let (stores, made, rights, lacking) = Default::default();
         let known = Known { begun: Some(cluster.now()), ..Known::default() };
         let state = tokio::sync::Mutex::new(State { known, asked: None });
         let overviews = Arc::new_cyclic(|this: &Weak<Overviews>| {
             let _shown = metrics::register(this.clone());
-            Overviews {
-                cluster,
-                consul_patience,
-                plane,
-                stores,
-                state,
-                made,
-                rights,
-                lacking,
-                _shown,
-            }
+            Overviews { cluster, patience, plane, stores, state, made, rights, lacking, _shown }
         });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
@@ -601,7 +591,7 @@ impl Overviews {
         let others = snapshot.nodes.values();
         let others =
             others.filter(|it| !is_own(&it.record.id) && !it.record.data_address.is_empty());
-        let patience = self.consul_patience.clamp(PATIENCE, DISTANT_PATIENCE);
+        let patience = self.patience.clamp(PATIENCE, DISTANT_PATIENCE);
         let answers = others.filter_map(|Node { record, is_live, .. }| {
             let plane = self.plane.as_ref()?;
             let question = known.told.entry(record.id.clone()).or_default().question();
@@ -612,7 +602,7 @@ impl Overviews {
         });
         let answers = join_all(answers.collect::<Vec<_>>());
         let own_question = known.own(options, &snapshot).1.question();
-        let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
+        let maps = timeout(self.patience, StoreMaps::read(&self.cluster));
         let has_no_leader = timeout(patience, has_no_raft_leader(self.cluster.client()));
         let (answers, maps, has_no_leader, own_report) =
             futures_util::join!(answers, maps, has_no_leader, self.report(&own_question));
@@ -637,13 +627,13 @@ impl Overviews {
                 [Kind::Timeout, Kind::Connect].contains(&error.kind())
             }
             Err(_) => {
-                let limit = self.consul_patience.as_millis();
+                let limit = self.patience.as_millis();
                 known.maps.missed(&format!("Consul has not answered within {limit} ms"));
                 true
             }
         };
         // A busy Consul may take longer than half a second.
-        known.is_unanswered = is_unanswered && self.consul_patience > PATIENCE;
+        known.is_unanswered = is_unanswered && self.patience > PATIENCE;
         for (id, told) in &mut known.told {
             if !is_own(id) && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
                 told.report = None;

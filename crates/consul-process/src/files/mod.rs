@@ -56,7 +56,6 @@ struct Last<C, V> {
     read_at: Instant,
     /// Since when the files cannot be used.
     unusable_since: Option<Instant>,
-    changes: u64,
 }
 
 impl<C: PartialEq, V: Clone> FromFiles<C, V> {
@@ -72,8 +71,8 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
     ) -> Result<Self, Error> {
         let content = read()?;
         let value = make(&content)?;
-        let (read_at, unusable_since, changes) = (clock.now(), None, 0);
-        let last = Mutex::new(Last { content, value, read_at, unusable_since, changes });
+        let (read_at, unusable_since) = (clock.now(), None);
+        let last = Mutex::new(Last { content, value, read_at, unusable_since });
         let (read, make) = (Box::new(read), Box::new(make));
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(FromFiles { number, name, read, make, clock, last })
@@ -86,12 +85,6 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
             self.read_again(&mut last);
         }
         last.value.clone()
-    }
-
-    /// How often the value has changed; reads the files if the last read is too old.
-    pub fn changes(&self) -> u64 {
-        self.current();
-        lock(&self.last).changes
     }
 
     /// The value in the files as they are now.
@@ -122,7 +115,6 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
             Ok(None) => {}
             Ok(Some((value, content))) => {
                 (last.value, last.content) = (value, content);
-                last.changes += 1;
                 tracing::info!("the {} changed", self.name);
             }
             Err(why) => {
@@ -183,7 +175,7 @@ mod tests {
         *lock(&text) = "half-writ";
         assert_eq!(files.newest(), 2);
         *lock(&text) = "3";
-        assert_eq!((files.changes(), files.newest(), files.changes()), (1, 3, 2));
+        assert_eq!(files.newest(), 3);
     }
 
     #[test]

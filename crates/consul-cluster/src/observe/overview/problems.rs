@@ -31,12 +31,64 @@ const NO_RAFT_LEADER: &str = "start the servers that are missing; `consul operat
                               are lost for good: \"A lost quorum\" in docs/operating.md. Nodes serve meanwhile with the map \
                               that they have";
 
-/// The cure of a node that may live, before its name.
-const WHO_ANSWERS: &str = "see which process answers at the data address of";
+/// The cure of a node that is missing, in the order in which cures are told.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Cure {
+    Start,
+    StartWithData,
+    GiveWay,
+    SeeWhoAnswers,
+    WaitForStart,
+    StartWithKey,
+    WaitForNewDisk,
+    PutDiskBack,
+    MendStorage,
+    UseStore,
+    WaitForRecords,
+}
 
-/// The cures of a node that lives, and of a node that starts, after its name.
-const WAY_TO_CONSUL: &str = "a way to Consul again";
-const JOINS: &str = "has joined again, or see its log";
+impl Cure {
+    /// Its words before the names of the nodes, and after.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Cure::Start => ("start", ""),
+            Cure::StartWithData => ("start", "with the data again: no member"),
+            Cure::GiveWay => ("give", "a way to Consul again"),
+            Cure::SeeWhoAnswers => ("see which process answers at the data address of", ""),
+            Cure::WaitForStart => ("wait until", "has joined again, or see its log"),
+            Cure::StartWithKey => ("start", "with the cluster_key of the others"),
+            Cure::WaitForNewDisk => ("wait until the new disk of", "has the replicas"),
+            Cure::PutDiskBack => ("put back the disk of", "that the map names, or a backup of it"),
+            Cure::MendStorage => {
+                ("mend the storage of", "or make room there: nothing of it is lost")
+            }
+            Cure::UseStore => ("let the program of", "use the store again: it lives without it"),
+            Cure::WaitForRecords => ("wait for the records of", "or see the log there"),
+        }
+    }
+
+    /// Of a node that is down for Consul, and may live or has just begun to.
+    fn of_answering(node: &NodeOverview) -> Option<Cure> {
+        if node.doubt.is_some() {
+            Some(Cure::SeeWhoAnswers)
+        } else if node.starts_again || node.is_new {
+            Some(Cure::WaitForStart)
+        } else {
+            node.lost_consul.then_some(Cure::GiveWay)
+        }
+    }
+
+    /// Each cure with the nodes that it is for.
+    fn listed<'a>(nodes: impl Iterator<Item = (&'a String, Cure)>) -> Vec<String> {
+        let mut cures: BTreeMap<Cure, Vec<&String>> = BTreeMap::new();
+        nodes.for_each(|(id, cure)| cures.entry(cure).or_default().push(id));
+        let text = |(cure, ids): (Cure, Vec<&String>)| {
+            let (before, after) = cure.words();
+            format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
+        };
+        cures.into_iter().map(text).collect()
+    }
+}
 
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -168,9 +220,10 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     if !overview.frozen.is_empty() {
         let frozen = listed(overview.frozen.iter());
         let text = format!("the shard map is frozen: {frozen} vanished at once");
-        let (cut_off, gone): (Vec<_>, Vec<_>) =
-            overview.frozen.iter().partition(|id| answers_or_starts(overview, id));
-        let mut cures = bring_to_consul(overview, &cut_off);
+        let node = |id: &String| overview.nodes.iter().find(|it| it.id == *id);
+        let cure = |id: &String| node(id).and_then(Cure::of_answering);
+        let mut cures = Cure::listed(overview.frozen.iter().filter_map(|id| Some((id, cure(id)?))));
+        let gone: Vec<_> = overview.frozen.iter().filter(|id| cure(id).is_none()).collect();
         if !gone.is_empty() {
             cures.push(format!(
                 "start {}; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores make new \
@@ -342,46 +395,9 @@ fn is_usual(one: i64, other: i64) -> bool {
     one.abs_diff(other) <= USUAL_CLOCK_MS
 }
 
-/// Whether a node that is down for Consul may live, or has just begun to.
-fn answers_or_starts(overview: &Overview, id: &str) -> bool {
-    overview.nodes.iter().any(|node| node.id == *id && (node.lost_consul || has_yet_to_join(node)))
-}
-
-/// Whether a node that is down is a new start, which needs a moment.
-fn has_yet_to_join(node: &NodeOverview) -> bool {
-    node.starts_again || node.is_new
-}
-
 /// Whether a node lives that is down for Consul: none of its data is lost, and nobody gives it up.
 fn is_cut_off(overview: &Overview, id: &str) -> bool {
     overview.nodes.iter().any(|node| node.id == *id && node.lost_consul)
-}
-
-/// The remedies for nodes that live and are down for Consul, or may live.
-fn bring_to_consul(overview: &Overview, nodes: &[&String]) -> Vec<String> {
-    let is = |id: &str, test: fn(&NodeOverview) -> bool| {
-        overview.nodes.iter().any(|node| node.id == *id && test(node))
-    };
-    let is_doubted = |id: &&String| is(id, |node| node.doubt.is_some());
-    let (doubted, known): (Vec<&String>, Vec<&String>) =
-        nodes.iter().copied().partition(is_doubted);
-    let (starting, known): (Vec<&String>, Vec<&String>) =
-        known.into_iter().partition(|id| is(id, has_yet_to_join));
-    let cures = [
-        (known, "give", WAY_TO_CONSUL),
-        (doubted, WHO_ANSWERS, ""),
-        (starting, "wait until", JOINS),
-    ];
-    listed_cures(cures)
-}
-
-/// Each remedy with its nodes: the words before them, and after.
-fn listed_cures<const N: usize>(cures: [(Vec<&String>, &str, &str); N]) -> Vec<String> {
-    let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
-    let cure = |(ids, before, after): (Vec<&String>, &str, &str)| {
-        format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
-    };
-    cures.map(cure).collect()
 }
 
 /// The problem of a certificate that ends soon.

@@ -154,10 +154,8 @@ pub(super) fn of_clock(node: &NodeOverview, most: Option<i64>) -> Option<Problem
 /// A node that is down: the process may be gone, or its way to Consul.
 fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     let id = node.id.as_str();
-    if let Some(why) = &node.doubt {
-        let text = format!(
-            "{id} is down, and a process answers at its data address, which may be {id}, a node of another cluster or another program: {why}"
-        );
+    if let Some(who) = node.who_may_answer() {
+        let text = format!("{id} is down, and a process answers at its data address, which {who}");
         let mut cure = format!(
             "see which process has {}: if it is {id}, mend what it says, and give it a way to Consul again",
             node.data_address

@@ -1,8 +1,8 @@
 //! The problems of the replicas of stores.
 
 use super::{
-    JOINS, Level, Problem, WAY_TO_CONSUL, WHO_ANSWERS, error, has_yet_to_join, is_cut_off,
-    knows_no_node, listed_cures, listed_shards, may_be_given_up, note, warning,
+    Cure, Level, Problem, error, is_cut_off, knows_no_node, listed_shards, may_be_given_up, note,
+    warning,
 };
 use crate::nodes::node::Mode;
 use crate::observe::overview::{NodeOverview, NodeState, Overview};
@@ -41,41 +41,23 @@ pub(super) fn bring_back(
     nodes: &[NodeOverview],
     can_be_made: bool,
 ) -> String {
-    let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut in_doubt, mut other_disk, mut cut_off) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut failing, mut unused) = (Vec::new(), Vec::new());
-    let (mut doubted, mut starting) = (Vec::new(), Vec::new());
-    for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
-        match nodes.iter().find(|node| node.id == *id) {
-            None => gone.push(id),
-            Some(node) if node.doubt.is_some() => doubted.push(id),
-            Some(node) if has_yet_to_join(node) => starting.push(id),
-            Some(node) if node.lost_consul => cut_off.push(id),
-            Some(node) if node.state == NodeState::Down => down.push(id),
-            Some(node) if node.refuses_key => foreign.push(id),
-            Some(node) if node.other_disks.contains(store) => other_disk.push(id),
-            Some(node) if has_failing(node, store) => failing.push(id),
-            Some(node) if node.unused.contains(store) => unused.push(id),
-            Some(_) => in_doubt.push(id),
-        }
-    }
-    let (until_disk, has_disk) = match can_be_made {
-        true => ("wait until the new disk of", "has the replicas"),
-        false => ("put back the disk of", "that the map names, or a backup of it"),
+    let cure = |id: &String| {
+        let Some(node) = nodes.iter().find(|node| node.id == *id) else {
+            return Cure::StartWithData;
+        };
+        let otherwise = || match node.state {
+            NodeState::Down => Cure::Start,
+            _ if node.refuses_key => Cure::StartWithKey,
+            _ if node.other_disks.contains(store) && can_be_made => Cure::WaitForNewDisk,
+            _ if node.other_disks.contains(store) => Cure::PutDiskBack,
+            _ if has_failing(node, store) => Cure::MendStorage,
+            _ if node.unused.contains(store) => Cure::UseStore,
+            _ => Cure::WaitForRecords,
+        };
+        Cure::of_answering(node).unwrap_or_else(otherwise)
     };
-    let cures = [
-        (down, "start", ""),
-        (gone, "start", "with the data again: no member"),
-        (cut_off, "give", WAY_TO_CONSUL),
-        (doubted, WHO_ANSWERS, ""),
-        (starting, "wait until", JOINS),
-        (foreign, "start", "with the cluster_key of the others"),
-        (other_disk, until_disk, has_disk),
-        (failing, "mend the storage of", "or make room there: nothing of it is lost"),
-        (unused, "let the program of", "use the store again: it lives without it"),
-        (in_doubt, "wait for the records of", "or see the log there"),
-    ];
-    listed_cures(cures).join("; ")
+    let missing = BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing));
+    Cure::listed(missing.into_iter().map(|id| (id, cure(id)))).join("; ")
 }
 
 /// The calls that fail for lack of these replicas, at the end of a sentence.

@@ -768,8 +768,11 @@ fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
     }
 }
 
-/// The problems whose cures may give up n2, and how each comes about.
-const LOSSES: [(fn(&mut Overview), &str); 3] = [
+/// How a problem comes about, and its name.
+type Loss = (fn(&mut Overview), &'static str);
+
+/// The problems whose cures may give up n2.
+const LOSSES: [Loss; 3] = [
     (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
     (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
     (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
@@ -833,8 +836,12 @@ fn a_node_whose_address_another_may_have_is_given_up_when_that_is_known() {
 #[test]
 fn shards_without_a_node_are_promised_one_only_where_it_comes() {
     type Case = (fn(&mut Overview), bool);
-    let states: [Case; 6] = [
+    let states: [Case; 10] = [
         (|_| {}, true),
+        (|it| it.leader = None, false),
+        (|it| it.leader.as_mut().expect("one").leads = Some(false), false),
+        (|it| it.leader.as_mut().expect("one").node_id = "ghost".to_owned(), false),
+        (|it| it.has_no_raft_leader = true, false),
         (
             |it| it.paused = Some(Pause { by: "ada".to_owned(), since_ms: 1, why: String::new() }),
             false,
