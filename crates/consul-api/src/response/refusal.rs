@@ -262,6 +262,7 @@ impl Request {
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
             403 | 500 if says(&["ACL not found"]) => Kind::AclNotFound,
+            403 if says(&[UNKNOWN_IDENTITY]) => Kind::Connect,
             403 => Kind::PermissionDenied,
             404 if unknown_endpoint => Kind::Unsupported,
             404 if self.endpoint.absent == Absent::SessionInvalid => Kind::SessionInvalid,
@@ -545,6 +546,13 @@ const BAD_KEY: &str = "invalid key name";
 /// The text of an agent that has no connection to any server. The request changed nothing.
 const NO_SERVERS: &str = "No known Consul servers";
 
+/// The part of a refusal by an agent that cannot ask the servers about a token, or by a server that cannot ask the
+/// primary datacenter: it says nothing of the token's rights. The request changed nothing. 1.8 does not tell it from others.
+///
+/// Source: `missingIdentity` in `ResolveToken` in Consul's agent/consul/acl.go; measured on a client agent of
+/// 1.21.0 without a server.
+const UNKNOWN_IDENTITY: &str = "AccessorID 'primary-dc-down'";
+
 /// The text of a server that limits the rate of requests, with status 429, or 503 if only the leader could
 /// have served it. The request changed nothing.
 ///
@@ -580,6 +588,7 @@ const UNDECIDED: &[&str] = &["leadership lost while committing log", "rpc error"
 fn is_transient(status: u16, text: &str) -> bool {
     match status {
         408 | 425 | 429 | 502 | 503 | 504 | 520..=529 => true,
+        403 => text.contains(UNKNOWN_IDENTITY),
         500 => {
             text.contains(NO_SERVERS)
                 || contains_any(text, NO_LEADER)

@@ -40,6 +40,12 @@ fn an_error_has_its_kind_on_both_versions() {
         ("acl_policy_update", 500, "cannot find policy x", Kind::NotFound),
         ("event_fire", 500, "ACL not found", Kind::AclNotFound),
         ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
+        (
+            "agent_service_register",
+            403,
+            "Permission denied: token with AccessorID 'primary-dc-down' lacks permission 'service:write' on \"x\"",
+            Kind::Connect,
+        ),
         ("agent_check_pass", 404, "Unknown check ID \"a\"", Kind::NotFound),
         ("agent_check_pass", 500, "CheckID \"a\" does not have associated TTL", Kind::NotFound),
         ("session_renew", 404, "Session id 'a' not found", Kind::SessionInvalid),
@@ -197,6 +203,7 @@ fn an_error_says_whether_it_is_transient_and_whether_the_request_can_have_been_a
         (500, "Failed to create boolean expression evaluator: …", false, true),
         (500, "raft apply failed: invalid session \"x\"", false, false),
         (403, "Permission denied", false, false),
+        (403, "Permission denied: token with AccessorID 'primary-dc-down' lacks …", true, false),
         (400, "Invalid wait time", false, false),
     ] {
         let error = respond("kv_put", status, body).unwrap_err();

@@ -12,7 +12,7 @@ use super::proofs::Proofs;
 use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
-use consul_api::api::{agent as agent_api, session};
+use consul_api::api::{acl, agent as agent_api, session};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::{Answer, EntryMeta};
@@ -33,6 +33,10 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 ///
 /// Source: `DeregisterCriticalServiceAfter` in "Register Check" of Consul's HTTP API reference.
 const DEREGISTER_AFTER: &str = "1m";
+
+/// How often an agent does not know the check that was registered with it a moment ago, before that is another agent's
+/// doing: an agent that restarts forgets it once.
+const FORGOTTEN_OFTEN: u32 = 3;
 
 /// How long it is remembered when the key of a lock was found to be changed by another client.
 const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
@@ -553,7 +557,27 @@ impl Presence {
         let args = Args::new()
             .arg(Value::Map(definition))
             .opt("timeout_ms", self.profile.check_ttl.as_millis() as u64);
-        self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await.map(|_| ())
+        let registered = self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await;
+        self.judged(agent, registered.map(|_| ())).await
+    }
+
+    /// The outcome of a request to an agent. An agent that cannot ask the servers about a token refuses it, for a right that
+    /// the token may have: such a refusal is transient.
+    ///
+    /// Source: measured on client agents of Consul 1.8.7 and 1.21.0 without a server.
+    async fn judged(&self, agent: usize, outcome: Result<(), Error>) -> Result<(), Error> {
+        let Err(error) = outcome else { return Ok(()) };
+        if !is_refused_by_acls(&error) {
+            return Err(error);
+        }
+        let args = Args::new().opt("timeout_ms", self.profile.beat.as_millis() as u64);
+        Err(match self.agents[agent].call(&acl::TOKEN_SELF, &args).await {
+            Err(why) if why.is_transient() => {
+                let note = "its agent cannot ask Consul's servers about the token, and refuses it until then";
+                error.retryable().with_note(note)
+            }
+            _ => error,
+        })
     }
 
     /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
@@ -562,6 +586,7 @@ impl Presence {
         let mut answered = self.now();
         let mut must_register = false;
         let mut failing = Failing::default();
+        let (mut registered_at, mut forgotten) = (answered, 0);
         loop {
             let begun = self.now();
             let beat = self.beat(agent).await;
@@ -572,9 +597,24 @@ impl Presence {
                 *lock(&self.answered) = Some(begun);
             }
             // The agent forgot the service, or deregistered it because it was critical for too long.
-            must_register |= beat.as_ref().is_err_and(|error| error.kind() == Kind::NotFound);
+            let is_forgotten = beat.as_ref().is_err_and(|error| error.kind() == Kind::NotFound);
+            must_register |= is_forgotten;
+            if is_forgotten && begun - registered_at < self.profile.check_ttl {
+                forgotten += 1;
+                if forgotten == FORGOTTEN_OFTEN {
+                    tracing::warn!(
+                        service = self.service.id,
+                        endpoint = self.agents[agent].transports[0].endpoint(),
+                        "several agents seem to answer at this endpoint: locks and nodes that go through it are lost again \
+                         and again; give each process the address of one agent"
+                    );
+                }
+            }
             let failed = match must_register {
-                true => self.register(agent).await.err(),
+                true => {
+                    registered_at = self.now();
+                    self.register(agent).await.err()
+                }
                 false => beat.err(),
             };
             // Another agent would refuse the token too.
@@ -639,7 +679,8 @@ impl Presence {
             Some(why) => (&agent_api::CHECK_WARN, args.opt("note", why)),
             None => (&agent_api::CHECK_PASS, args),
         };
-        self.agents[agent].call(endpoint, &args).await.map(|_| ())
+        let answered = self.agents[agent].call(endpoint, &args).await;
+        self.judged(agent, answered.map(|_| ())).await
     }
 
     /// Whether beats have been answered, and none since the TTL of the check: Consul takes this process for dead.
@@ -801,6 +842,7 @@ pub(super) fn destroy_args(session: &str) -> Args {
 /// Whether Consul's ACLs refuse the token; a proxy that demands credentials has status 401.
 fn is_refused_by_acls(error: &Error) -> bool {
     match error.kind() {
+        _ if error.is_retryable() => false,
         Kind::AclNotFound => true,
         Kind::PermissionDenied => error.status() != Some(401),
         _ => false,

@@ -157,13 +157,13 @@ impl Transport for Breaking {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Claim {
+pub enum Claim {
     Lock,
     Permit,
 }
 
 impl Claim {
-    async fn acquire(self, process: &Arc<Presence>, wait: Wait) -> Result<Arc<Lease>, Error> {
+    pub async fn acquire(self, process: &Arc<Presence>, wait: Wait) -> Result<Arc<Lease>, Error> {
         match self {
             Claim::Lock => acquire(process, wait).await,
             Claim::Permit => permit(process, 1, wait).await,

@@ -2,6 +2,7 @@
 //! advances, then on consul-sim and real Consuls with network faults, and with agents that stall,
 //! answer 500 or restart. Random histories are in `simulation`, the specs of the Lua API in `spec`.
 
+mod agents;
 mod cuts;
 mod many;
 mod on_a_clock;
@@ -32,6 +33,7 @@ const SLACK: Duration = Duration::from_secs(3);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
+    agents::add_to(&mut trials);
     cuts::add_to(&mut trials);
     many::add_to(&mut trials);
     on_a_clock::add_to(&mut trials);
