@@ -94,22 +94,29 @@ pub(crate) async fn claim_name(
     }
 }
 
-/// Another cluster's node that has the id of this node's instance at its agent.
+/// The node or program that has the id of this node's instance at its agent, or an id that is the same for Consul.
 pub(super) struct IdHolder {
     whose: String,
     service: String,
+    /// Its id: the own one, or another that differs from it by the case of letters.
+    id: String,
     pub(super) start: Option<String>,
     /// Whether it stays, if both live.
     pub(super) goes_first: bool,
 }
 
-/// Another cluster's node that has this node's instance's id at its agent. A process may not be allowed to know that.
+/// Who else has this node's instance's id at its agent. A process may not be allowed to know that.
+///
+/// The agent takes ids that differ by the case of letters for two, and the catalog for one: each registration there replaces
+/// the other.
+///
+/// Source: measured on Consul 1.8.7 and 1.21.0.
 pub(super) async fn id_holder(
     client: &Client,
     options: &Options,
 ) -> Result<Option<IdHolder>, Error> {
-    let id = options.service_id();
-    let found = match client.call(&agent::SERVICE, &Args::new().arg(id)).await {
+    let own = options.service_id();
+    let found = match client.call(&agent::SERVICES, &Args::new()).await {
         Ok(found) => found.value,
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {
@@ -117,44 +124,78 @@ pub(super) async fn id_holder(
             return Ok(None);
         }
     };
-    let text = |name| found.get(name).and_then(Value::as_str);
-    let Some(service) = text("Service") else { return Ok(None) };
-    let (whose, goes_first) = match other_cluster(options, &found) {
-        Some(theirs) => {
-            (format!("the cluster with nodes_prefix {theirs:?}"), theirs < cluster(options))
+    let Value::Map(services) = found else { return Ok(None) };
+    let folded = own.to_lowercase();
+    let is_same = |id: &str| id == own || id.to_lowercase() == folded;
+    let same = services.iter().filter(|(id, _)| is_same(id));
+    for holder in same.filter_map(|(id, service)| IdHolder::of(options, id, service)) {
+        if holder.id == own || may_live(client, &holder.id).await? {
+            return Ok(Some(holder));
         }
-        // Of a release that does not tell.
-        None if service != options.service() => {
-            (format!("the service {service:?}"), service < options.service().as_str())
-        }
-        None => return Ok(None),
-    };
-    let start = found.get("Meta").and_then(|meta| meta.get("incarnation")).and_then(Value::as_str);
-    let (service, start) = (service.to_owned(), start.map(str::to_owned));
-    Ok(Some(IdHolder { whose, service, start, goes_first }))
+    }
+    Ok(None)
 }
 
-/// Why this node cannot have its instance's id: at its agent, a live node of another cluster has it.
+/// Whether the agent does not take the process of this instance for dead, whose instance it keeps for a minute.
+async fn may_live(client: &Client, id: &str) -> Result<bool, Error> {
+    let checks = client.call(&agent::CHECKS, &Args::new()).await?.value;
+    let check = checks.get(&format!("service:{id}"));
+    let status = check.and_then(|it| it.get("Status")).and_then(Value::as_str);
+    Ok(status != Some("critical"))
+}
+
+impl IdHolder {
+    /// The holder of this id, which is the own one or differs from it by the case of letters; `None`: it is this node.
+    fn of(options: &Options, id: &str, found: &Value) -> Option<Self> {
+        let text = |name| found.get(name).and_then(Value::as_str);
+        let service = text("Service")?;
+        let (whose, goes_first) = match other_cluster(options, found) {
+            Some(theirs) => {
+                (format!("the cluster with nodes_prefix {theirs:?}"), theirs < cluster(options))
+            }
+            // Of a release that does not tell.
+            None if service != options.service() => {
+                (format!("the service {service:?}"), service < options.service().as_str())
+            }
+            None if id != options.service_id() => {
+                ("this cluster".to_owned(), id < options.service_id().as_str())
+            }
+            None => return None,
+        };
+        let start = found.get("Meta").and_then(|meta| meta.get("incarnation"));
+        let start = start.and_then(Value::as_str).map(str::to_owned);
+        Some(IdHolder { whose, service: service.to_owned(), id: id.to_owned(), start, goes_first })
+    }
+}
+
+/// Why this node cannot have its instance's id: at its agent, another live node has it.
 async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, Error> {
     let Some(holder) = id_holder(client, options).await? else { return Ok(None) };
-    let id = options.service_id();
     let args = Args::new().arg(holder.service.as_str()).opt("consistent", true);
     let entries = client.call_past_caches(&health::SERVICE, args).await?.value;
-    let is_it =
-        |it: &Value| service_id(it) == Some(&id) && incarnation(it) == holder.start.as_deref();
+    let is_it = |it: &Value| {
+        service_id(it) == Some(&holder.id) && incarnation(it) == holder.start.as_deref()
+    };
     if !entries.items().iter().any(|it| is_it(it) && is_live_instance(it)) {
         return Ok(None);
     }
     Ok(Some(id_is_taken(options, &holder)))
 }
 
-/// The error for an instance's id that a live node of another cluster has.
-pub(super) fn id_is_taken(options: &Options, IdHolder { whose, .. }: &IdHolder) -> Error {
+/// The error for an instance's id that another live node has.
+pub(super) fn id_is_taken(options: &Options, IdHolder { whose, id, .. }: &IdHolder) -> Error {
+    let own = options.service_id();
+    let of = "of its instance is that of a live node of";
+    let cause = match *id == own {
+        true => format!("{of} {whose}, since names of services have `-` for `/`"),
+        false => {
+            format!("{of} {whose}, {id:?}, for Consul, to which the case of letters is the same")
+        }
+    };
     let why = format!(
-        "node_id {:?}: at its agent, the id {:?} of its instance is that of a live node of {whose}, since names of \
-         services have `-` for `/`: give one of the two another node_id, or another prefix (a cluster_name)",
+        "node_id {:?}: at its agent, the id {own:?} {cause}: give one of the two another node_id, or another prefix (a \
+         cluster_name)",
         options.node_id,
-        options.service_id()
     );
     Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }

@@ -48,6 +48,9 @@ const LIST_WAIT: Duration = Duration::from_secs(20);
 /// A node whose instance another cluster's node replaces twice within this time has met a living one.
 const ID_LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
+/// As many losses in a row, each within the TTL of the check since the one before, have a cause that lasts.
+const LOST_QUICKLY: u32 = 10;
+
 /// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
 /// node read a list of all, so that the work grows with the square of their number: nodes that were too busy with lists
 /// to renew their checks in time would fail and return, which are changes again, without an end.
@@ -443,12 +446,27 @@ impl Cluster {
         }
     }
 
-    /// Registers the service again whenever it is lost. Returns when another cluster's node, which lives, has the same id at
-    /// this agent and its cluster's nodes_prefix is the first in the order of texts: it follows the same rule, and stays.
+    /// Registers the service again whenever it is lost. Returns when another node, which lives, has the same id at this agent
+    /// and is the first in the order of texts: it follows the same rule, and stays.
     async fn maintain_instance(&self) -> Error {
-        let mut lost_to = None;
+        let (mut lost_to, mut lost_at, mut quick) = (None, None, 0);
         loop {
             self.own_instance_lost.notified().await;
+            let is_quick = |at| self.now() - at < self.options.profile.check_ttl;
+            quick = if lost_at.is_some_and(is_quick) { quick + 1 } else { 0 };
+            if quick == LOST_QUICKLY {
+                // ACLs may hide the program that replaces it.
+                tracing::warn!(
+                    id = self.options.service_id(),
+                    "Consul does not list the instance of this node, which registers it again and again: see whether its \
+                     agent may register it, and whether another program registers this id, or one that differs by the \
+                     case of letters"
+                );
+            }
+            if quick >= LOST_QUICKLY {
+                self.client.clock().sleep(self.options.profile.check_ttl).await;
+            }
+            lost_at = Some(self.now());
             match claim::id_holder(&self.client, &self.options).await {
                 Ok(Some(holder)) => {
                     let now = self.now();
@@ -457,9 +475,11 @@ impl Cluster {
                     let again = lost_to.replace((holder.start.clone(), now));
                     let is_again =
                         |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;
+                    let why = claim::id_is_taken(&self.options, &holder);
                     if again.is_some_and(is_again) && holder.goes_first {
-                        return claim::id_is_taken(&self.options, &holder);
+                        return why;
                     }
+                    tracing::warn!(%why, "the instance of this node in Consul was replaced");
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "it is not known who has the instance's id"),

@@ -114,6 +114,15 @@ const NOT_HERE: &[(&str, &str)] = &[
         "once until a beat is not refused; coordination",
     ),
     ("not registered", "once for each reason and agent; coordination"),
+    ("several agents seem to answer at this endpoint", "once for each agent; coordination"),
+    (
+        "Consul does not list the instance of this node, which registers it again and again",
+        "once until it is listed for the TTL of the check; shared_service",
+    ),
+    (
+        "the instance of this node in Consul was replaced",
+        "once before one of two ends, or once in a minute; shared_service",
+    ),
     (
         "the leader's lock was not released; it ends with its session",
         "once, at the end of a leadership",

@@ -2,10 +2,13 @@
 //! its own, and says whose they are.
 
 use crate::nodes::{Process, leaders, node};
+use crate::support::lines::logged;
 use crate::support::world::World;
 use consul_api::error::Kind;
 use consul_cluster::Options;
+use std::sync::Arc;
 use std::time::Duration;
+use tracing::Level;
 
 fn of(prefix: &str, id: &str) -> Options {
     let under = |name: &str| format!("{prefix}{name}");
@@ -73,17 +76,34 @@ fn pairs() -> Vec<(Options, Options)> {
         (nested("a/nodes/", "x-y"), own(nested("a/nodes/x/", "y"))),
         (nested("a/nodes/x/", "y"), own(nested("a/nodes/", "x-y"))),
     ];
-    cases.into_iter().chain(nested).collect()
+    // The agent has two instances of these, and the catalog one.
+    let by_case = [
+        (of("prod/", "n1"), of("Prod/", "n1")),
+        (of("Prod/", "n1"), of("prod/", "n1")),
+        (of("a/b/", "n1"), of("A-b/", "N1")),
+        (of("a/", "n1"), of("a/", "N1")),
+        (of("a/", "N1"), of("a/", "n1")),
+    ];
+    cases.into_iter().chain(nested).chain(by_case).collect()
 }
 
-/// The same id of an instance at one agent, also when the names of the services differ.
+/// Whose node has the id, as the error tells a node of the other options.
+fn whose(options: &Options, other: &Options) -> String {
+    match options.nodes_prefix == other.nodes_prefix {
+        true => "this cluster".to_owned(),
+        false => format!("nodes_prefix {:?}", options.nodes_prefix),
+    }
+}
+
+/// The same id of an instance at one agent, also when the names of the services differ, or the case of letters.
 #[test]
 fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
     for (first, second) in pairs() {
         let what = format!("{} and {}", first.nodes_prefix, second.nodes_prefix);
-        assert_eq!(first.service_id(), second.service_id(), "{what}");
+        let folded = [&first, &second].map(|it| it.service_id().to_lowercase());
+        assert_eq!(folded[0], folded[1], "{what}");
         let world = World::new();
-        let (prefix, id) = (first.nodes_prefix.clone(), first.node_id.clone());
+        let (whose, id) = (whose(&first, &second), first.node_id.clone());
         let lives = [world.start(first)];
         world.wait(Duration::from_secs(8));
         for _ in 0..2 {
@@ -91,7 +111,7 @@ fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
             world.wait(Duration::from_secs(10));
             let why = refused.why().unwrap_or_else(|| panic!("{what}: it was let in"));
             assert_eq!(why.kind(), Kind::Conflict, "{what}");
-            assert!(why.message().contains(&format!("nodes_prefix {prefix:?}")), "{what}: {why}");
+            assert!(why.message().contains(&whose), "{what}: {why}");
             check(&lives, &[&id], &what);
         }
         // The id is free once that node is gone, however it ended.
@@ -122,14 +142,38 @@ fn of_two_clusters_that_start_at_the_same_moment_one_keeps_the_id() {
             assert_eq!((ended.len(), stays.len()), (1, 1), "{what}");
             let why = ended[0].why().expect("it has ended");
             assert_eq!(why.kind(), Kind::Conflict, "{what}");
-            let stay = stays[0].cluster.options();
-            assert!(why.message().contains(&format!("{:?}", stay.nodes_prefix)), "{what}: {why}");
+            let (stay, other) = (stays[0].cluster.options(), ended[0].cluster.options());
+            assert!(why.message().contains(&whose(stay, other)), "{what}: {why}");
             let id = stay.node_id.clone();
             check(&stays, &[&id], &what);
             // It does so for good.
             world.wait(Duration::from_secs(120));
             check(&stays, &[&id], &what);
         }
+    }
+}
+
+/// Another program's service, which no node can end, has the id of the node's instance, or the same for Consul.
+#[test]
+fn a_program_that_registers_the_id_of_a_node_is_named_and_the_node_outlives_it() {
+    for id in ["prod-nodes-n1", "Prod-nodes-n1", "PROD-NODES-N1"] {
+        let world = World::new();
+        logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+            let nodes = start(&world, "prod/", &["n1"]);
+            world.wait(Duration::from_secs(8));
+            for _ in 0..60 {
+                let body = serde_json::json!({ "ID": id, "Name": "web" });
+                world.send("PUT", "/v1/agent/service/register", &body.to_string());
+                world.wait(Duration::from_millis(500));
+            }
+            assert_eq!(nodes[0].why().map(|why| why.to_string()), None, "{id}");
+            assert!(lines.count("the service \"web\"") > 0, "{id}: {}", lines.text());
+            if id != "prod-nodes-n1" {
+                world.send("PUT", &format!("/v1/agent/service/deregister/{id}"), "");
+            }
+            world.wait(Duration::from_secs(20));
+            check(&nodes, &["n1"], id);
+        });
     }
 }
 
