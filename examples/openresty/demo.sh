@@ -143,12 +143,14 @@ is_older() {
     [ "$(age "$1")" -gt "$2" ]
 }
 
-# is_ejected: whether the gateway of web has ejected the instance that was killed; asks it once more.
+# is_ejected: whether the gateway of web has ejected the instance that was killed; asks it once more. Each of its workers
+# finds that out by itself.
 is_ejected() {
     local ok
     ok=$(curl -s -o "$folder/answer" -w '%{http_code}' "127.0.0.1:${ports[web]}/")
     total=$((total + 1)) served=$((served + (ok == 200)))
-    curl -s "127.0.0.1:${ports[web]}/gateway/instances" | grep -q "^127.0.0.1:${ports[web-1]} ejected"
+    curl -s "127.0.0.1:${ports[web]}/gateway/instances" >"$folder/instances"
+    grep -q "^127.0.0.1:${ports[web-1]} ejected" "$folder/instances"
 }
 
 echo "$("$nginx" -v 2>&1 | sed 's/.*: //') as a gateway to web and to api, which have two instances each"
@@ -174,8 +176,8 @@ echo "web-1 is killed (kill -9), and Consul does not know it"
 end web-1 KILL
 of web
 until_it is_ejected
-curl -s "127.0.0.1:${ports[web]}/gateway/instances" |
-    sed -e "s/^127.0.0.1:${ports[web-1]} \([a-z]*\) .*/  web-1 is \1/" -e "s/^127.0.0.1:${ports[web-2]} \([a-z]*\) .*/  web-2 is \1/"
+sed -e "s/^127.0.0.1:${ports[web-1]} \([a-z]*\) .*/  web-1 is \1/" -e "s/^127.0.0.1:${ports[web-2]} \([a-z]*\) .*/  web-2 is \1/" \
+    "$folder/instances"
 of web
 
 echo
