@@ -42,7 +42,7 @@ pub mod view;
 pub mod views;
 pub mod watch;
 
-use crate::transport::Transport;
+use crate::transport::{Expiry, Transport};
 pub use call::is_endpoint_failure;
 use consul_api::error::Error;
 use consul_api::request::{Args, Defaults, Request};
@@ -159,6 +159,11 @@ impl Client {
     /// How often the token of its token file has changed; `None` if it has no such file.
     pub fn token_changes(&self) -> Option<u64> {
         self.transports.first()?.token_changes()
+    }
+
+    /// Which certificates for its connections expire first, and when; `None`: they have none.
+    pub fn expiry(&self) -> Option<Expiry> {
+        self.transports.iter().filter_map(|transport| transport.expiry()).min()
     }
 
     /// Its endpoints in the order of its options, as its calls found them. Makes no request.

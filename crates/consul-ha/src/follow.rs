@@ -18,8 +18,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The number of printed events that are remembered: more than all nodes report at a time.
 const MAX_SEEN: usize = 65_536;
 
-/// How long an answer of `serve` waits for Consul: who asks has a limit too, and sees what was known last.
-const SERVED_WITHIN: Duration = Duration::from_secs(2);
+/// How long an answer of `serve` waits for Consul: who asks has a limit too, and sees what was known last. The time of day
+/// in the numbers must not be so late that `ClusterClockWrong` fires.
+const SERVED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// `why`
 pub async fn why(session: &Session) -> Result<Shown, Failure> {

@@ -472,6 +472,7 @@ mod tests {
             ended: None,
             no_history: None,
             certificate_expires_ms: None,
+            consul_expiry: None,
             clock_ahead_ms: None,
             asked: Default::default(),
             no_rights: None,

@@ -4,7 +4,7 @@
 use super::http1::TooLarge;
 use super::https::Https;
 use super::plain::Plain;
-use super::{Failure, Options, Transport, tls};
+use super::{Expiry, Failure, Options, Transport, tls};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -99,6 +99,13 @@ impl Transport for HttpTransport {
             };
             answer.map_err(|failure| error(&self.endpoint, failure))
         })
+    }
+
+    fn expiry(&self) -> Option<Expiry> {
+        match &self.channel {
+            Channel::Plain(_) => None,
+            Channel::Https(https) => https.expiry(),
+        }
     }
 
     fn max_in_flight(&self) -> usize {

@@ -2,8 +2,8 @@
 
 use super::http::chain;
 use super::http1::{MAX_REPLY_BYTES, TooLarge};
-use super::tls::{self, TlsConfig};
-use super::{Cause, Failure, Options, blocking_read};
+use super::tls::{self, TlsConfig, TlsFiles};
+use super::{Cause, Expiry, Failure, Options, blocking_read};
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::{Bytes, BytesMut};
@@ -87,6 +87,11 @@ impl Https {
         };
         let client = tls::config(&options.tls, Arc::new(SystemClock::new()), pool)?;
         Ok(Https { client, max_idle, base })
+    }
+
+    /// Which of its certificates expires first.
+    pub fn expiry(&self) -> Option<Expiry> {
+        self.client.look(TlsFiles::expiry)
     }
 
     /// Closes the connections that carry no request.

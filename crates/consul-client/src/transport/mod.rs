@@ -55,10 +55,24 @@ pub trait Transport: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Which of its certificates expires first, and when; `None`: it has none.
+    fn expiry(&self) -> Option<Expiry> {
+        None
+    }
+
     /// How many requests may be on their way; others wait.
     fn max_in_flight(&self) -> usize {
         MAX_CONNECTIONS
     }
+}
+
+/// The end of certificates for connections to Consul.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expiry {
+    /// When they expire, in Unix seconds.
+    pub at_s: u64,
+    /// The option that names them: `tls_cert_file`, or `tls_ca_file` or `tls_ca_path`, whose last authority expires.
+    pub option: &'static str,
 }
 
 /// The lack of a complete response.

@@ -7,8 +7,8 @@ pub use self::reason::{alert_name, certificate_problem};
 pub(super) use self::reason::{reason, refuses_certificate};
 
 use self::verify::{AnyCertificate, Named, NamedOrSigned};
-use super::TlsOptions;
 use super::crypto::provider;
+use super::{Expiry, TlsOptions};
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Clock;
 use consul_process::files::FromFiles;
@@ -69,6 +69,23 @@ impl TlsFiles {
             certificate: read("tls_cert_file", &options.cert_file)?,
             key: read("tls_key_file", &options.key_file)?,
         })
+    }
+
+    /// Which certificates expire first: the client's own, with those that signed it, or all authorities.
+    pub(super) fn expiry(&self) -> Option<Expiry> {
+        let ends = |file: &PemFile| {
+            let certificates = file.certificates().into_iter().flatten();
+            certificates.filter_map(|it| Some(Named::new(it).ok()?.end_s())).collect::<Vec<_>>()
+        };
+        let of = |option| move |at_s| Expiry { at_s, option };
+        let own = self.certificate.iter().flat_map(ends).min().map(of("tls_cert_file"));
+        let authority = match (&self.authorities, &self.folder) {
+            (None, Some(_)) => "tls_ca_path",
+            _ => "tls_ca_file",
+        };
+        let authorities = self.authorities.iter().chain(self.folder.iter().flatten());
+        let authorities = authorities.flat_map(ends).max().map(of(authority));
+        own.into_iter().chain(authorities).min()
     }
 
     fn config(&self, options: &TlsOptions) -> Result<ClientConfig, Error> {

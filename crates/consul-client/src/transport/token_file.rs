@@ -1,6 +1,6 @@
 //! A token in a file, where another program can replace it. Each request gets the current one.
 
-use super::Transport;
+use super::{Expiry, Transport};
 use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -176,6 +176,10 @@ impl Transport for WithTokenFile {
 
     fn endpoint(&self) -> &str {
         self.transport.endpoint()
+    }
+
+    fn expiry(&self) -> Option<Expiry> {
+        self.transport.expiry()
     }
 
     fn token_changes(&self) -> Option<u64> {

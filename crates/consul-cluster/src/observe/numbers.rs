@@ -52,6 +52,9 @@ impl Source for Cluster {
         ] {
             page.at_least(metric, &labels, level);
         }
+        if let Some(expiry) = self.client.expiry() {
+            page.at_most(&table::CONSUL_CERTIFICATE_EXPIRY, &labels, expiry.at_s as f64);
+        }
         page.at_least(&table::BUILD_INFO, &[cluster, node, VERSION], 1.0);
         write_shards(page, labels, &snapshot, self.options.member_id());
     }

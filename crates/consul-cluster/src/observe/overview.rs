@@ -7,7 +7,7 @@ mod problems;
 #[cfg(test)]
 mod tests;
 
-use super::report::{Known, Told};
+use super::report::{ConsulExpiry, Known, Told};
 use crate::keys;
 use crate::leader::record::Blocked;
 use crate::nodes::kept_mode::Modes;
@@ -90,6 +90,9 @@ pub struct Overview {
     /// When this process's own certificate for calls ends, if it is an observer, in Unix milliseconds.
     #[serde(skip)]
     pub own_certificate_ms: Option<u64>,
+    /// The certificates for the connections of this process to Consul that expire first, if it is an observer.
+    #[serde(skip)]
+    pub own_consul_expiry: Option<ConsulExpiry>,
     /// The rights that the token of this process lacks; the problems tell them.
     #[serde(skip)]
     pub no_rights: Option<String>,
@@ -220,6 +223,9 @@ pub struct NodeOverview {
     /// When its certificate for calls ends, in Unix milliseconds; `None`: it has none, or that is years away, or it has not
     /// told.
     pub certificate_expires_ms: Option<u64>,
+    /// The certificates for its connections to Consul that expire first; the problems tell it.
+    #[serde(skip)]
+    pub consul_expiry: Option<ConsulExpiry>,
     /// Why it may not do a leader's work; the problems tell it.
     #[serde(skip)]
     pub cannot_lead: Option<String>,
@@ -359,6 +365,11 @@ impl Overview {
         let at_ms = cluster.unix_ms();
         let is_young = known.begun.is_some_and(|begun| cluster.now() - begun < MAP_TIME);
         let has_learned = cluster.has_looked() && snapshot.map.is_some();
+        let of_observer = known
+            .observer
+            .as_ref()
+            .map(|(_, told)| (told.certificate_expires_ms(), told.consul_expiry().cloned()));
+        let (own_certificate_ms, own_consul_expiry) = of_observer.unwrap_or_default();
         let mut overview = Overview {
             version: VERSION,
             at_ms,
@@ -381,10 +392,8 @@ impl Overview {
             waiting: known.maps.waiting(),
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
-            own_certificate_ms: known
-                .observer
-                .as_ref()
-                .and_then(|(_, told)| told.certificate_expires_ms()),
+            own_certificate_ms,
+            own_consul_expiry,
             no_rights: known.of_own(options).and_then(Told::no_rights).cloned(),
             has_no_raft_leader: known.has_no_raft_leader,
             blocked: snapshot.blocked.clone().map(|blocked| {
@@ -571,6 +580,7 @@ fn nodes(
             no_history: told.and_then(Told::no_history).cloned(),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
+            consul_expiry: told.and_then(Told::consul_expiry).cloned(),
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
             no_rights: told.and_then(Told::no_rights).cloned(),
             lacking: told.and_then(Told::lacking).cloned(),

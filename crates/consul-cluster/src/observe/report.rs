@@ -92,6 +92,9 @@ struct Report {
     /// When its certificate for calls ends, in Unix milliseconds.
     #[serde(default)]
     certificate_expires_ms: Option<u64>,
+    /// The certificates for its connections to Consul that expire first.
+    #[serde(default)]
+    consul_expiry: Option<ConsulExpiry>,
     #[serde(default)]
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
@@ -120,6 +123,15 @@ struct Report {
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
+}
+
+/// The end of certificates for connections to Consul.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsulExpiry {
+    /// The option that names them.
+    pub option: String,
+    /// When they expire, in Unix milliseconds.
+    pub at_ms: u64,
 }
 
 /// The lease of a leader.
@@ -175,6 +187,11 @@ impl Told {
 
     pub fn certificate_expires_ms(&self) -> Option<u64> {
         self.report.as_ref()?.certificate_expires_ms
+    }
+
+    /// The certificates for its connections to Consul that expire first.
+    pub fn consul_expiry(&self) -> Option<&ConsulExpiry> {
+        self.report.as_ref()?.consul_expiry.as_ref()
     }
 
     pub fn lease(&self) -> Option<LeaseReport> {
@@ -698,6 +715,10 @@ impl Overviews {
             unreached: if cluster.lease().is_some() { cluster.unreached() } else { Vec::new() },
             avoided: self.plane.as_ref().map(|plane| plane.avoided()).unwrap_or_default(),
             certificate_expires_ms: expires_s.map(|seconds| seconds * 1000),
+            consul_expiry: cluster.client().expiry().map(|it| ConsulExpiry {
+                option: it.option.to_owned(),
+                at_ms: it.at_s.saturating_mul(1000),
+            }),
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
@@ -813,6 +834,12 @@ fn read_report(bytes: &[u8]) -> Result<Report, serde_json::Error> {
 mod tests {
     use super::*;
     use crate::observe::overview::EndpointState;
+    use bytes::Bytes;
+    use consul_api::request::Defaults;
+    use consul_client::transport::Transport;
+    use consul_client::{Client, Settings};
+    use consul_process::clock::{BoxFuture as ClockFuture, SystemClock};
+    use http::{Request, Response};
 
     fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<PastEvent> {
         let event = |seq| PastEvent {
@@ -826,6 +853,45 @@ mod tests {
 
     fn report(incarnation: &str, events: Vec<PastEvent>) -> Result<Report, Error> {
         Ok(Report { incarnation: incarnation.to_owned(), events, ..Report::default() })
+    }
+
+    /// A Consul that answers nothing.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Transport for Silent {
+        fn send(&self, _: Request<Bytes>) -> ClockFuture<'_, Result<Response<Bytes>, Error>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn endpoint(&self) -> &str {
+            "silent"
+        }
+    }
+
+    #[test]
+    fn of_many_reports_at_once_one_waits_for_consul() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let _within = runtime.enter();
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let clock = Arc::new(SystemClock::new());
+        let rng = fastrand::Rng::with_seed(1);
+        let client = Arc::new(Client::new(vec![Arc::new(Silent)], settings, clock, rng));
+        let options = Options::new("n1", "127.0.0.1:1");
+        let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
+        let overviews = Overviews::new(cluster, None);
+        let question = Question { incarnation: String::new(), seq: 0 };
+        let mut first = Box::pin(overviews.report(&question));
+        assert!((&mut first).now_or_never().is_none());
+        for _ in 0..100 {
+            overviews.report(&question).now_or_never().expect("it waits for nobody");
+        }
+        assert!(runtime.block_on(first).no_rights.is_none());
     }
 
     #[test]
@@ -909,6 +975,7 @@ mod tests {
             unreached: vec!["n3".to_owned()],
             avoided: vec!["n4".to_owned()],
             certificate_expires_ms: Some(5),
+            consul_expiry: Some(ConsulExpiry { option: "f".to_owned(), at_ms: 6 }),
             endpoints: vec![endpoint],
             copies: Vec::new(),
             stores: Some(vec!["points".to_owned()]),

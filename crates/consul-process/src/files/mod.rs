@@ -94,6 +94,11 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
         last.value.clone()
     }
 
+    /// Looks at the last content.
+    pub fn look<R>(&self, at: impl FnOnce(&C) -> R) -> R {
+        at(&lock(&self.last).content)
+    }
+
     /// Makes the value again, of the last content.
     pub fn renew(&self) {
         let mut last = lock(&self.last);

@@ -136,6 +136,9 @@ macro_rules! rows {
                 CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"] ()
                     "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
                     "因缺少权限，ACL 使（或可能使）本节点看不到其他节点期间为 1，否则为 0。"
+                CONSUL_CERTIFICATE_EXPIRY Gauge "cluster_consul_certificate_expiry_timestamp_seconds" ["cluster", "node"] ()
+                    "When the first of the certificates for this node's connections to Consul expires, in Unix time: its own, or the last of the authorities."
+                    "本节点连接 Consul 所用证书中最先到期者的到期时间（Unix 时间）：自身的证书，或最后一个 CA 证书。"
                 CLUSTER_PROBLEMS Gauge "cluster_problems" ["cluster", "node", "problem"] ()
                     "Problems of the cluster by name, as `consul-ha why` names them, that this process has found within the last minute: when its status server was asked for a page, for `/cluster` or for these numbers."
                     "本进程在最近一分钟内发现的集群问题，按名称（与 `consul-ha why` 的名称相同）：其状态服务器被请求页面、`/cluster` 或这些指标时查找。"

@@ -45,6 +45,11 @@ impl Named {
         Ok(Named { certificate, is_authority, valid })
     }
 
+    /// Its last second, in Unix time.
+    pub fn end_s(&self) -> u64 {
+        unix_time(*self.valid.end()).as_secs()
+    }
+
     fn check_dates(&self, now: UnixTime) -> Result<(), CertificateError> {
         match now.as_secs() as i64 {
             at if at < *self.valid.start() => {

@@ -3,7 +3,9 @@
 mod nodes;
 mod stores;
 
-use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
+use super::{
+    ConsulExpiry, EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed,
+};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
 use crate::shell::{self, operand, operands};
@@ -129,6 +131,9 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(most_ahead.map(|ahead| own_clock(ahead, overview)));
     if let Some(end) = overview.own_certificate_ms {
         found.extend(certificate(None, end, time_of_nodes(overview)));
+    }
+    if let Some(end) = &overview.own_consul_expiry {
+        found.extend(consul_certificate(None, end, time_of_nodes(overview)));
     }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
@@ -400,27 +405,41 @@ fn is_cut_off(overview: &Overview, id: &str) -> bool {
     overview.nodes.iter().any(|node| node.id == *id && node.lost_consul)
 }
 
-/// The problem of a certificate that ends soon.
+/// How bad it is that something expires so soon, and the text; `None`: there is time.
+fn expiring((what, then): (&str, &str), left_ms: u64) -> Option<(Level, String)> {
+    let (level, when) = match left_ms {
+        0 => (Level::Error, format!("has expired: {then}")),
+        1..DAY_MS => (Level::Error, format!("expires in {} h", left_ms / 3_600_000)),
+        DAY_MS..RENEWAL_MS => (Level::Warning, format!("expires in {} d", left_ms / DAY_MS)),
+        _ => return None,
+    };
+    Some((level, format!("{what} {when}")))
+}
+
+/// The problem of a certificate for calls between nodes that expires soon.
 fn certificate(node: Option<&str>, end_ms: u64, now_ms: u64) -> Option<Problem> {
-    let left_ms = end_ms.saturating_sub(now_ms);
     let (id, whose) = (node.unwrap_or_default(), node.unwrap_or("this process"));
+    let who = if node.is_some() { "other nodes" } else { "nodes" };
+    let (what, then) = (format!("the certificate of {whose}"), format!("{who} refuse it"));
+    let (level, text) = expiring((&what, &then), end_ms.saturating_sub(now_ms))?;
     let cure = format!(
         "renew the certificate of {whose} (data_tls.cert_file): the new file is read without a restart"
     );
-    if left_ms == 0 {
-        let who = if node.is_some() { "other nodes" } else { "nodes" };
-        let text = format!("the certificate of {whose} has expired: {who} refuse it");
-        return Some(error("certificate_expires", id, text, cure));
-    }
-    let text = match left_ms / DAY_MS {
-        0 => format!("the certificate of {whose} expires in {} h", left_ms / 3_600_000),
-        days => format!("the certificate of {whose} expires in {days} d"),
+    Some(Problem { level, ..error("certificate_expires", id, text, cure) })
+}
+
+/// The problem of certificates for connections to Consul that expire soon.
+fn consul_certificate(node: Option<&str>, end: &ConsulExpiry, now_ms: u64) -> Option<Problem> {
+    let (id, whose) = (node.unwrap_or_default(), node.unwrap_or("this process"));
+    let ConsulExpiry { option, at_ms } = end;
+    let (what, then, cure) = match option.starts_with("tls_ca") {
+        true => ("the last authority", "it trusts no Consul", "name the new authority in"),
+        false => ("the certificate", "Consul refuses it", "renew the certificate in"),
     };
-    match left_ms {
-        ..DAY_MS => Some(error("certificate_expires", id, text, cure)),
-        DAY_MS..RENEWAL_MS => Some(warning("certificate_expires", id, text, cure)),
-        _ => None,
-    }
+    let what = format!("{what} in {option} of {whose}");
+    let (level, text) = expiring((&what, then), at_ms.saturating_sub(now_ms))?;
+    let cure = format!("{cure} {option} of {whose}: the new file is read without a restart");
+    Some(Problem { level, ..error("consul_certificate_expires", id, text, cure) })
 }
 
 fn of_map(overview: &Overview) -> Vec<Problem> {

@@ -44,6 +44,10 @@ impl Report {
         cut(&mut self.incarnation, MAX_NAME);
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
+        if let Some(expiry) = &mut self.consul_expiry {
+            expiry.at_ms = expiry.at_ms.min(LAST_MS);
+            cut(&mut expiry.option, MAX_NAME);
+        }
         self.lacking = self.lacking.map(cut_message);
         self.unusable_files = self.unusable_files.map(cut_message);
         self.no_rights = self.no_rights.map(cut_message);

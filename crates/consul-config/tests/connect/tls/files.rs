@@ -6,6 +6,7 @@ use crate::support::authority::{Authority, Folder, Identity};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use consul_client::Client;
+use rcgen::{CertificateParams, date_time_ymd};
 use rustls::version::TLS13;
 use std::io::{self, Write};
 use std::process::Command;
@@ -212,4 +213,81 @@ fn broken_files_change_nothing_and_are_logged_once() {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("TLS files")).collect();
     let [line] = lines[..] else { panic!("{log}") };
     assert!(line.contains("WARN") && line.contains("tls_ca_file: "), "{line}");
+}
+
+/// The client's own certificate and those that signed it end with the first of them, and its trust with the last authority.
+#[test]
+fn the_certificates_that_expire_first_are_known() {
+    let until = |year| move |it: &mut CertificateParams| it.not_after = date_time_ymd(year, 1, 1);
+    let authority = |year| Authority::new_changed(&format!("of {year}"), until(year));
+    let (old, new) = (authority(2031), authority(2041));
+    let intermediate = new.intermediate(until(2033));
+    let of_intermediate = intermediate.sign_changed(&["client"], until(2035));
+    let chain = format!("{}{}", of_intermediate.certificate, intermediate.pem());
+    let chained = Identity { certificate: chain, key: of_intermediate.key };
+    let (soon, late) = (until(2035), until(2051));
+    let (soon, late) = (new.sign_changed(&["c"], soon), new.sign_changed(&["c"], late));
+    let folder = Folder::new();
+    let one = folder.file("one.pem", old.pem());
+    let both = folder.file("both.pem", old.pem() + &new.pem());
+    let path = Folder::new();
+    path.file("a.pem", old.pem());
+    path.file("b.pem", new.pem());
+    let path = path.path("").to_str().expect("text").to_owned();
+    let token = folder.file("token", "t");
+    let (of_cert, of_ca, of_path) = ("tls_cert_file", "tls_ca_file", "tls_ca_path");
+    let trust = |option: &'static str, file: &str| vec![(option, Value::from(file))];
+    for (trust, own, expected) in [
+        (trust(of_ca, &one), None, Some((2031, of_ca))),
+        (trust(of_ca, &both), None, Some((2041, of_ca))),
+        (trust(of_path, &path), None, Some((2041, of_path))),
+        (trust(of_ca, &both), Some(&soon), Some((2035, of_cert))),
+        (trust(of_ca, &both), Some(&chained), Some((2033, of_cert))),
+        (trust(of_ca, &both), Some(&late), Some((2041, of_ca))),
+        (trust(of_ca, &one), Some(&soon), Some((2031, of_ca))),
+        (vec![("tls_verify", false.into())], Some(&soon), Some((2035, of_cert))),
+        (vec![("tls_verify", false.into())], None, None),
+    ] {
+        let mut given = trust;
+        if let Some(own) = own {
+            let (certificate, key) = files(&folder, own);
+            given.extend([(of_cert, certificate), ("tls_key_file", key)]);
+        }
+        for has_token_file in [false, true] {
+            let endpoint = ("endpoint", Value::from("https://127.0.0.1:1"));
+            let mut given = [vec![endpoint], given.clone()].concat();
+            given.extend(has_token_file.then(|| ("token_file", token.as_str().into())));
+            let found = client(&given).expiry().map(|it| (it.at_s as i64, it.option));
+            let expected =
+                expected.map(|(year, option)| (date_time_ymd(year, 1, 1).unix_timestamp(), option));
+            assert_eq!(found, expected, "{given:?}");
+        }
+    }
+    assert_eq!(client(&[("endpoint", "http://127.0.0.1:1".into())]).expiry(), None);
+}
+
+/// A file that is renewed counts from the next call on.
+#[test]
+fn a_renewed_certificate_expires_later() {
+    let authority = Authority::new("authority");
+    let until = |year| move |it: &mut CertificateParams| it.not_after = date_time_ymd(year, 1, 1);
+    let folder = Folder::new();
+    let (certificate, key) = files(&folder, &authority.sign_changed(&["client"], until(2031)));
+    let client = client(&[
+        ("endpoint", "https://127.0.0.1:1".into()),
+        ("tls_cert_file", certificate),
+        ("tls_key_file", key),
+        ("tls_verify", false.into()),
+        ("retry_count", 0.into()),
+    ]);
+    let ends = || client.expiry().map(|it| it.at_s as i64);
+    let start_of = |year| Some(date_time_ymd(year, 1, 1).unix_timestamp());
+    assert_eq!(ends(), start_of(2031));
+    files(&folder, &authority.sign_changed(&["client"], until(2041)));
+    let begun = Instant::now();
+    while ends() != start_of(2041) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", ends());
+        get(&client).expect_err("nothing listens there");
+        thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::stores::{is_of_unread_map, of_fault};
 use super::{
-    Problem, certificate, error, grouped, is_usual, listed, may_be_given_up, note, time_of_nodes,
-    warning,
+    Problem, certificate, consul_certificate, error, grouped, is_usual, listed, may_be_given_up,
+    note, time_of_nodes, warning,
 };
 use crate::nodes::node::Mode;
 use crate::observe::overview::{NodeOverview, NodeState, Overview};
@@ -324,6 +324,9 @@ pub(super) fn of_node(
     }
     if let Some(end) = node.certificate_expires_ms {
         found.extend(certificate(Some(id), end, time_of_nodes(overview)));
+    }
+    if let Some(end) = &node.consul_expiry {
+        found.extend(consul_certificate(Some(id), end, time_of_nodes(overview)));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");

@@ -50,6 +50,7 @@ fn node(id: &str) -> NodeOverview {
         ended: None,
         no_history: None,
         certificate_expires_ms: None,
+        consul_expiry: None,
     }
 }
 
@@ -113,6 +114,7 @@ fn well() -> Overview {
         endpoints: vec![endpoint],
         events: Vec::new(),
         own_certificate_ms: None,
+        own_consul_expiry: None,
         no_rights: None,
         has_no_raft_leader: false,
         blocked: None,
@@ -564,10 +566,11 @@ fn each_problem_is_found_alone_and_has_a_cure() {
     }
 }
 
-/// The alerts for problems that another number shows than `cluster_problems`.
-const ALERTS: [(&str, &str); 23] = [
+/// The alerts for problems that another number shows, too, or alone.
+const ALERTS: [(&str, &str); 24] = [
     ("certificate_expires", "CertificateExpires"),
     ("clock", "ClusterClockWrong"),
+    ("consul_certificate_expires", "CertificateForConsulExpires"),
     ("endpoint_benched", "ConsulEndpointAvoided"),
     ("frozen", "ClusterMapFrozen"),
     ("hidden_by_acl", "ClusterNodesHidden"),
@@ -612,9 +615,12 @@ fn each_problem_has_an_alert() {
     assert!(unknown.is_empty(), "{unknown:?}");
     for problem in problems.into_iter().filter(|it| *it != "map_restored") {
         let alert = ALERTS.iter().find(|(it, _)| *it == problem).map(|(_, alert)| alert);
-        assert!(alert.is_some() != selected.contains(problem), "{problem}: {alert:?}");
         let rule = format!("- alert: {}\n", alert.unwrap_or(&"ClusterProblem"));
-        assert!(rules.contains(&rule), "{problem}: {rule}");
+        let (_, rule) = rules.split_once(&rule).unwrap_or_else(|| panic!("{problem}: {rule}"));
+        // Some alerts have both the number and the problem.
+        let is_in_rule = rule.split("- alert: ").next().is_some_and(|it| it.contains(problem));
+        let is_once = alert.is_some() != selected.contains(problem);
+        assert!(is_once || is_in_rule, "{problem}: {alert:?}");
     }
 }
 
@@ -1424,6 +1430,42 @@ fn a_certificate_is_told_of_before_it_ends() {
         let [own] = own.as_slice() else { panic!("{own:?}") };
         let text = text.replace("n2", "this process").replace("other nodes", "nodes");
         assert_eq!((own.level, &own.text, own.of.as_str()), (level, &text, ""));
+    }
+}
+
+#[test]
+fn each_file_for_consul_is_told_of_before_it_expires() {
+    let (day, now) = (86_400_000, 1_795_339_800_000);
+    for (option, what, then) in [
+        ("tls_cert_file", "the certificate in tls_cert_file of", "Consul refuses it"),
+        ("tls_ca_file", "the last authority in tls_ca_file of", "it trusts no Consul"),
+        ("tls_ca_path", "the last authority in tls_ca_path of", "it trusts no Consul"),
+    ] {
+        for (left, expected) in [
+            (14 * day, None),
+            (14 * day - 1, Some((Level::Warning, "expires in 13 d".to_owned()))),
+            (day - 1, Some((Level::Error, "expires in 23 h".to_owned()))),
+            (0, Some((Level::Error, format!("has expired: {then}")))),
+            (-day, Some((Level::Error, format!("has expired: {then}")))),
+        ] {
+            let at_ms = u64::saturating_add_signed(now, left);
+            let end = ConsulExpiry { option: option.to_owned(), at_ms };
+            for (of, whose) in [("n2", "n2"), ("", "this process")] {
+                let found = after(|it| {
+                    it.at_ms = now;
+                    match of {
+                        "" => it.own_consul_expiry = Some(end.clone()),
+                        _ => it.nodes[1].consul_expiry = Some(end.clone()),
+                    }
+                });
+                let found = found.into_iter().map(|it| (it.problem, it.level, it.of, it.text));
+                let problem = expected.clone().map(|(level, when)| {
+                    let text = format!("{what} {whose} {when}");
+                    ("consul_certificate_expires", level, of.to_owned(), text)
+                });
+                assert_eq!(found.collect::<Vec<_>>(), Vec::from_iter(problem), "{option} {left}");
+            }
+        }
     }
 }
 
