@@ -6,6 +6,7 @@ use crate::support::lines::logged;
 use crate::support::world::World;
 use consul_api::error::Kind;
 use consul_cluster::Options;
+use consul_process::clock::Clock as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Level;
@@ -118,7 +119,10 @@ fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
         world.kill(&lives[0]);
         world.wait(Duration::from_secs(10));
         let id = second.node_id.clone();
-        let later = [world.start(second)];
+        let (begun, later) = (world.clock.now(), [world.start(second)]);
+        world.run(later[0].cluster.started()).expect("the other one is dead");
+        let took = world.clock.now() - begun;
+        assert!(took < Duration::from_secs(10), "{what}: {took:?}");
         world.wait(Duration::from_secs(10));
         check(&later, &[&id], &what);
     }
@@ -161,13 +165,17 @@ fn a_program_that_registers_the_id_of_a_node_is_named_and_the_node_outlives_it()
         logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
             let nodes = start(&world, "prod/", &["n1"]);
             world.wait(Duration::from_secs(8));
-            for _ in 0..60 {
-                let body = serde_json::json!({ "ID": id, "Name": "web" });
+            for time in 0..60 {
+                // An agent writes only what has changed to the catalog.
+                let tags = [time.to_string()];
+                let body = serde_json::json!({ "ID": id, "Name": "web", "Tags": tags });
                 world.send("PUT", "/v1/agent/service/register", &body.to_string());
                 world.wait(Duration::from_millis(500));
             }
             assert_eq!(nodes[0].why().map(|why| why.to_string()), None, "{id}");
             assert!(lines.count("the service \"web\"") > 0, "{id}: {}", lines.text());
+            let told = lines.count("does not list the instance of this node");
+            assert_eq!(told, 1, "{id}: {}", lines.text());
             if id != "prod-nodes-n1" {
                 world.send("PUT", &format!("/v1/agent/service/deregister/{id}"), "");
             }
