@@ -39,7 +39,8 @@ pub struct CommandLine {
 #[derive(Args)]
 #[command(next_help_heading = "Profile")]
 pub struct OfProfile {
-    /// A cluster by its name in the file of profiles; flags and the environment go before what it says.
+    /// A cluster by its name in the file of profiles; flags go before what it says, and if CONSUL_HA_PROFILE names it, the
+    /// environment does, too.
     #[arg(long, global = true, env = "CONSUL_HA_PROFILE", value_name = "NAME")]
     pub profile: Option<String>,
     /// The file of profiles; by default consul-ha/profiles.toml in XDG_CONFIG_HOME or ~/.config.

@@ -476,6 +476,7 @@ mod tests {
             clock_ahead_ms: None,
             asked: Default::default(),
             no_rights: None,
+            unknown_token: None,
             lacking: None,
             unusable_files: None,
             is_unreached_by_leader: false,

@@ -1,5 +1,5 @@
-//! Profiles: the clusters of an operator by name, in a file. A profile gives flags their values where neither the command line
-//! nor the environment does, and holds no secret, only the files that have them.
+//! Profiles: the clusters of an operator by name, in a file. A profile gives flags their values where the command line does not,
+//! and if the environment names it, where that does not either. It holds no secret, only the files that have them.
 
 use super::arguments::CommandLine;
 use super::failure::Failure;
@@ -33,7 +33,7 @@ const FLAGS: &[&str] = &[
     "data_ca",
 ];
 
-/// The variables of Consul's own programs, which go before a profile as the variables of flags do.
+/// The variables of Consul's own programs, which count as the variables of flags do.
 const OF_CONSUL: &[(&str, &str)] = &[
     ("http_addr", "CONSUL_HTTP_ADDR"),
     ("token_file", "CONSUL_HTTP_TOKEN_FILE"),
@@ -56,7 +56,12 @@ pub fn with_profile(line: CommandLine) -> Result<CommandLine, Failure> {
     let text = text_file(&shown, &file).map_err(Failure::Usage)?;
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let given = matches(&arguments).map_err(|error| Failure::Usage(error.to_string()))?;
-    let is_given = |flag: &str| is_given(&given, flag);
+    // Who names a cluster in a command means no other one, whatever the shell has set for another.
+    let is_named = source(&given, "profile") == Some(ValueSource::CommandLine);
+    let is_given = |flag: &str| match source(&given, flag) {
+        Some(ValueSource::CommandLine) => true,
+        found => !is_named && (found.is_some() || is_set(flag)),
+    };
     let more =
         flags(&text, name, is_given).map_err(|why| Failure::Usage(format!("{shown}: {why}")))?;
     // Before the verb: every verb has these flags.
@@ -83,16 +88,21 @@ fn default_file() -> Option<PathBuf> {
     Some(folder.join("consul-ha/profiles.toml"))
 }
 
-/// Whether the command line or the environment has the value of a flag.
-fn is_given(matches: &ArgMatches, flag: &str) -> bool {
+/// The source of a flag's value, if that is not the default.
+fn source(matches: &ArgMatches, flag: &str) -> Option<ValueSource> {
     let mut below = Some(matches);
     while let Some(matches) = below {
         let source = matches.try_contains_id(flag).ok().and_then(|_| matches.value_source(flag));
         if source.is_some_and(|source| source != ValueSource::DefaultValue) {
-            return true;
+            return source;
         }
         below = matches.subcommand().map(|(_, matches)| matches);
     }
+    None
+}
+
+/// Whether a variable of Consul's own programs has the value of a flag.
+fn is_set(flag: &str) -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     OF_CONSUL.iter().any(|(of, variable)| *of == flag && is_set(variable))
 }

@@ -12,7 +12,7 @@ use super::proofs::Proofs;
 use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
-use consul_api::api::{acl, agent as agent_api, session};
+use consul_api::api::{acl, agent as agent_api, session, status};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::{Answer, EntryMeta};
@@ -33,10 +33,6 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 ///
 /// Source: `DeregisterCriticalServiceAfter` in "Register Check" of Consul's HTTP API reference.
 const DEREGISTER_AFTER: &str = "1m";
-
-/// How often an agent does not know the check that was registered with it a moment ago, before that is another agent's
-/// doing: an agent that restarts forgets it once.
-const FORGOTTEN_OFTEN: u32 = 3;
 
 /// How long it is remembered when the key of a lock was found to be changed by another client.
 const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
@@ -495,13 +491,13 @@ impl Presence {
 
     async fn stay_registered(&self) -> Infallible {
         let (mut agent, mut generation, mut said) = (0, 0, HashSet::new());
-        let mut unknown_since = None;
+        let (mut unknown_since, mut refusals) = (None, 0);
         loop {
             match self.register(agent).await {
                 Ok(()) => {
                     generation += 1;
                     said.clear();
-                    unknown_since = None;
+                    (unknown_since, refusals) = (None, 0);
                     self.registration_error.send_replace(None);
                     let registration = Registration { generation, agent };
                     self.registration.send_replace(Some(registration));
@@ -509,7 +505,7 @@ impl Presence {
                     self.beat_while_answered(agent).await;
                     tracing::warn!(
                         service = self.service.id,
-                        "the agent does not answer; registering with the next one"
+                        "the agent does not answer, refuses the token, or reaches no server; registering with the next one"
                     );
                 }
                 Err(error) => {
@@ -521,9 +517,15 @@ impl Presence {
                         let since = *unknown_since.get_or_insert(self.now());
                         self.now() - since < self.profile.check_ttl
                     };
-                    let error = if is_young { error.retryable() } else { error };
+                    // An agent may have an old answer about a token: the others are asked, too.
+                    let is_refusal = is_refused_by_acls(&error);
+                    refusals = if is_refusal { refusals + 1 } else { 0 };
+                    let has_others = is_refusal && refusals < self.agents.len();
+                    let error = if is_young || has_others { error.retryable() } else { error };
                     self.registration_error.send_replace(Some(error));
-                    self.client.clock().sleep(self.profile.beat).await;
+                    if !has_others {
+                        self.client.clock().sleep(self.profile.beat).await;
+                    }
                 }
             }
             agent = (agent + 1) % self.agents.len();
@@ -580,13 +582,31 @@ impl Presence {
         })
     }
 
-    /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
-    /// only agent.
+    /// Whether an agent reaches a server, without which it answers beats and makes no session.
+    async fn reaches_servers(&self, agent: usize) -> bool {
+        let args = Args::new().opt("timeout_ms", self.profile.beat.as_millis() as u64);
+        self.agents[agent].call(&status::LEADER, &args).await.is_ok()
+    }
+
+    /// Whether another agent reaches a server: a move ends the locks, and helps nobody while all servers are away.
+    async fn is_served_by_another(&self, agent: usize) -> bool {
+        for other in (0..self.agents.len()).filter(|it| *it != agent) {
+            if self.reaches_servers(other).await {
+                // The servers may have come back since this one was asked.
+                return !self.reaches_servers(agent).await;
+            }
+        }
+        false
+    }
+
+    /// Beats until the agent has not answered for the TTL of the check, or has reached no server for so long, or forever when
+    /// it is the only agent.
     async fn beat_while_answered(&self, agent: usize) {
         let mut answered = self.now();
         let mut must_register = false;
         let mut failing = Failing::default();
-        let (mut registered_at, mut forgotten) = (answered, 0);
+        let (mut registered_at, mut is_named) = (Some(answered), false);
+        let (mut asked, mut reached) = (None, answered);
         loop {
             let begun = self.now();
             let beat = self.beat(agent).await;
@@ -599,31 +619,44 @@ impl Presence {
             // The agent forgot the service, or deregistered it because it was critical for too long.
             let is_forgotten = beat.as_ref().is_err_and(|error| error.kind() == Kind::NotFound);
             must_register |= is_forgotten;
-            if is_forgotten && begun - registered_at < self.profile.check_ttl {
-                forgotten += 1;
-                if forgotten == FORGOTTEN_OFTEN {
-                    tracing::warn!(
-                        service = self.service.id,
-                        endpoint = self.agents[agent].transports[0].endpoint(),
-                        "several agents seem to answer at this endpoint: locks and nodes that go through it are lost again \
-                         and again; give each process the address of one agent"
-                    );
-                }
+            let has_just = |at: Instant| begun - at < self.profile.check_ttl;
+            if is_forgotten && registered_at.is_some_and(has_just) && !is_named {
+                // An agent that restarts does not answer meanwhile.
+                tracing::warn!(
+                    service = self.service.id,
+                    endpoint = self.agents[agent].transports[0].endpoint(),
+                    "several agents seem to answer at this endpoint: locks and nodes that go through it are lost again \
+                     and again; give each process the address of one agent"
+                );
+                is_named = true;
+            }
+            if beat.is_err() {
+                registered_at = None;
             }
             let failed = match must_register {
                 true => {
-                    registered_at = self.now();
-                    self.register(agent).await.err()
+                    let failed = self.register(agent).await.err();
+                    registered_at = failed.is_none().then(|| self.now());
+                    failed
                 }
                 false => beat.err(),
             };
-            // Another agent would refuse the token too.
-            if failed.as_ref().is_none_or(is_refused_by_acls) {
+            // The only agent is asked on. Another one may know the token.
+            let is_only = self.agents.len() == 1;
+            if failed.as_ref().is_none_or(|it| is_only && is_refused_by_acls(it)) {
                 answered = begun;
+            }
+            let is_due = |at: Instant| begun - at >= self.profile.check_ttl / 2;
+            if !is_only && asked.is_none_or(is_due) {
+                asked = Some(begun);
+                reached = if self.reaches_servers(agent).await { begun } else { reached };
             }
             self.note_beat(&mut failing, failed.as_ref(), must_register);
             must_register &= failed.is_some();
-            if self.agents.len() > 1 && self.now() - answered >= self.profile.check_ttl {
+            let is_over = |since: Instant| self.now() - since >= self.profile.check_ttl;
+            if !is_only
+                && (is_over(answered) || is_over(reached) && self.is_served_by_another(agent).await)
+            {
                 return;
             }
             tokio::select! {

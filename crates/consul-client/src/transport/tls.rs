@@ -6,7 +6,7 @@ mod verify;
 pub use self::reason::{alert_name, certificate_problem};
 pub(super) use self::reason::{reason, refuses_certificate};
 
-use self::verify::{AnyCertificate, Named, NamedOrSigned};
+use self::verify::{AnyCertificate, Named, NamedOrSigned, end_of_chain};
 use super::crypto::provider;
 use super::{Expiry, TlsOptions};
 use consul_api::error::{Error, Kind};
@@ -71,14 +71,17 @@ impl TlsFiles {
         })
     }
 
-    /// Which certificates expire first: the client's own, with those that signed it, or all authorities.
+    /// Which certificates expire first: the client's own, with the authorities that signed it, or all authorities that the
+    /// client trusts.
     pub(super) fn expiry(&self) -> Option<Expiry> {
+        let all = |file: &PemFile| file.certificates().unwrap_or_default();
         let ends = |file: &PemFile| {
-            let certificates = file.certificates().into_iter().flatten();
-            certificates.filter_map(|it| Some(Named::new(it).ok()?.end_s())).collect::<Vec<_>>()
+            let named = all(file).into_iter().filter_map(|it| Named::new(it).ok());
+            named.map(|it| it.end_s()).collect::<Vec<_>>()
         };
         let of = |option| move |at_s| Expiry { at_s, option };
-        let own = self.certificate.iter().flat_map(ends).min().map(of("tls_cert_file"));
+        let own = self.certificate.as_ref().and_then(|file| end_of_chain(&all(file)));
+        let own = own.map(of("tls_cert_file"));
         let authority = match (&self.authorities, &self.folder) {
             (None, Some(_)) => "tls_ca_path",
             _ => "tls_ca_file",

@@ -97,12 +97,15 @@ pub(super) async fn note(cluster: &Cluster, lease: &Lease) -> Infallible {
                 cluster.client.clock().sleep(PAUSE).await;
             }
             Err(error) => {
-                if !error.is_transient() && !is_said {
+                // Without a way to Consul, or with an unknown token, all is refused: that is told elsewhere.
+                let is_of_key = !error.is_transient()
+                    && !matches!(error.kind(), Kind::Tls | Kind::AclNotFound | Kind::Connect);
+                if is_of_key && !is_said {
                     let node = &cluster.options.node_id;
                     tracing::warn!(node, %error, "the history of leaders is not kept");
                     is_said = true;
                 }
-                if !error.is_transient() {
+                if is_of_key {
                     note_refused(Some(error.message().to_owned()));
                 }
                 cluster.client.clock().sleep(REFUSED_PAUSE).await;

@@ -100,8 +100,10 @@ pub(super) struct IdHolder {
     service: String,
     /// Its id: the own one, or another that differs from it by the case of letters.
     id: String,
+    /// Whether that is another id.
+    pub(super) is_twin: bool,
     pub(super) start: Option<String>,
-    /// Whether it stays, if both live.
+    /// Whether it is a node that stays, if both live. Another program follows no rule.
     pub(super) goes_first: bool,
 }
 
@@ -125,15 +127,27 @@ pub(super) async fn id_holder(
         }
     };
     let Value::Map(services) = found else { return Ok(None) };
-    let folded = own.to_lowercase();
-    let is_same = |id: &str| id == own || id.to_lowercase() == folded;
-    let same = services.iter().filter(|(id, _)| is_same(id));
+    let folded = folded(&own);
+    let same = services.iter().filter(|(id, _)| self::folded(id) == folded);
     for holder in same.filter_map(|(id, service)| IdHolder::of(options, id, service)) {
-        if holder.id == own || may_live(client, &holder.id).await? {
+        if !holder.is_twin || may_live(client, &holder.id).await? {
             return Ok(Some(holder));
+        }
+        // Its agent would write it to the catalog again, in the place of this node's instance.
+        if holder.start.is_some() {
+            let removed =
+                client.call(&agent::SERVICE_DEREGISTER, &Args::new().arg(holder.id)).await;
+            if let Err(error) = removed {
+                tracing::debug!(%error, "the instance of a dead node could not be removed");
+            }
         }
     }
     Ok(None)
+}
+
+/// An id as the catalog compares it: letter by letter, as Go does.
+fn folded(id: &str) -> String {
+    id.chars().filter_map(|letter| letter.to_lowercase().next()).collect()
 }
 
 /// Whether the agent does not take the process of this instance for dead, whose instance it keeps for a minute.
@@ -164,7 +178,10 @@ impl IdHolder {
         };
         let start = found.get("Meta").and_then(|meta| meta.get("incarnation"));
         let start = start.and_then(Value::as_str).map(str::to_owned);
-        Some(IdHolder { whose, service: service.to_owned(), id: id.to_owned(), start, goes_first })
+        let goes_first = goes_first && start.is_some();
+        let is_twin = id != options.service_id();
+        let (service, id) = (service.to_owned(), id.to_owned());
+        Some(IdHolder { whose, service, id, is_twin, start, goes_first })
     }
 }
 
@@ -193,8 +210,8 @@ pub(super) fn id_is_taken(options: &Options, IdHolder { whose, id, .. }: &IdHold
         }
     };
     let why = format!(
-        "node_id {:?}: at its agent, the id {own:?} {cause}: give one of the two another node_id, or another prefix (a \
-         cluster_name)",
+        "node_id {:?}: at its agent, the id {own:?} {cause}: give one of the two another node_id, or another \
+         nodes_prefix",
         options.node_id,
     );
     Error::new(Kind::Conflict, why).with_maybe_applied(false)

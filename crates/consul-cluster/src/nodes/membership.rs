@@ -23,6 +23,7 @@ use consul_api::request::Args;
 use consul_api::table::Endpoint;
 use consul_client::coordination::{delete_unchanged, transact};
 use consul_client::watch::{State, WatchOptions, states};
+use consul_process::clock::Instant;
 use consul_process::metrics;
 use consul_process::sync::lock;
 use futures_util::stream::StreamExt;
@@ -45,8 +46,12 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// The longest wait of a blocking query for a list of all nodes.
 const LIST_WAIT: Duration = Duration::from_secs(20);
 
-/// A node whose instance another cluster's node replaces twice within this time has met a living one.
+/// A node whose instance another node replaces twice within this time has met a living one.
 const ID_LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a node looks who else has the id of its instance, at the end of that time since its start; before that it does
+/// so once in the TTL of its check. Consul may list both of two ids that differ by the case of letters.
+const ID_LOOK_INTERVAL: Duration = Duration::from_secs(45);
 
 /// As many losses in a row, each within the TTL of the check since the one before, have a cause that lasts.
 const LOST_QUICKLY: u32 = 10;
@@ -450,8 +455,23 @@ impl Cluster {
     /// and is the first in the order of texts: it follows the same rule, and stays.
     async fn maintain_instance(&self) -> Error {
         let (mut lost_to, mut lost_at, mut quick) = (None, None, 0);
+        let begun = self.now();
         loop {
-            self.own_instance_lost.notified().await;
+            let is_young = self.now() - begun < ID_LOST_AGAIN_WITHIN;
+            let pause = if is_young { self.options.profile.check_ttl } else { ID_LOOK_INTERVAL };
+            let is_lost = tokio::select! {
+                biased;
+                () = self.own_instance_lost.notified() => true,
+                () = self.client.clock().sleep(pause) => false,
+            };
+            if !is_lost {
+                if let Ok(Some(holder)) = claim::id_holder(&self.client, &self.options).await
+                    && self.has_met(&mut lost_to, &holder)
+                {
+                    return claim::id_is_taken(&self.options, &holder);
+                }
+                continue;
+            }
             let is_quick = |at| self.now() - at < self.options.profile.check_ttl;
             quick = if lost_at.is_some_and(is_quick) { quick + 1 } else { 0 };
             if quick == LOST_QUICKLY {
@@ -469,14 +489,8 @@ impl Cluster {
             lost_at = Some(self.now());
             match claim::id_holder(&self.client, &self.options).await {
                 Ok(Some(holder)) => {
-                    let now = self.now();
-                    // The instance that is there was registered after this node: by a process that lives, unless its
-                    // agent went back.
-                    let again = lost_to.replace((holder.start.clone(), now));
-                    let is_again =
-                        |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;
                     let why = claim::id_is_taken(&self.options, &holder);
-                    if again.is_some_and(is_again) && holder.goes_first {
+                    if self.has_met(&mut lost_to, &holder) {
                         return why;
                     }
                     tracing::warn!(%why, "the instance of this node in Consul was replaced");
@@ -486,6 +500,19 @@ impl Cluster {
             }
             self.presence.register_again();
         }
+    }
+
+    /// Whether a node that goes before this one has the id of its instance for the second time: it was registered after this
+    /// node, by a process that lives, unless its agent went back.
+    fn has_met(
+        &self,
+        last: &mut Option<(Option<String>, Instant)>,
+        holder: &claim::IdHolder,
+    ) -> bool {
+        let now = self.now();
+        let again = last.replace((holder.start.clone(), now));
+        let is_again = |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;
+        again.is_some_and(is_again) && holder.goes_first
     }
 
     /// Completes when the node's key and the id of its instance, read after the node is live for the others, are its own and
@@ -507,7 +534,9 @@ impl Cluster {
         if !record.is_some_and(|it| self.is_me(&it) && !asks(&it)) {
             return Ok(false);
         }
-        Ok(claim::id_holder(&self.client, &self.options).await?.is_none())
+        // Of two whose ids differ by the case of letters both are at the agent.
+        let other = claim::id_holder(&self.client, &self.options).await?;
+        Ok(other.is_none_or(|it| it.is_twin && !it.goes_first))
     }
 
     /// Reads the node's key, and writes it if it differs from the record.

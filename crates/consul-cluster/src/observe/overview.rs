@@ -232,6 +232,9 @@ pub struct NodeOverview {
     /// The rights that its token lacks; the problems tell it.
     #[serde(skip)]
     pub no_rights: Option<String>,
+    /// The refusal of its token by Consul, which does not know it; the problems tell it.
+    #[serde(skip)]
+    pub unknown_token: Option<String>,
     /// The lack of its process, and the cure; the problems tell it.
     #[serde(skip)]
     pub lacking: Option<String>,
@@ -583,6 +586,7 @@ fn nodes(
             consul_expiry: told.and_then(Told::consul_expiry).cloned(),
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
             no_rights: told.and_then(Told::no_rights).cloned(),
+            unknown_token: told.and_then(Told::unknown_token).cloned(),
             lacking: told.and_then(Told::lacking).cloned(),
             unusable_files: told.and_then(Told::unusable_files).cloned(),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),

@@ -114,6 +114,9 @@ struct Report {
     /// The rights that its token lacks.
     #[serde(default)]
     no_rights: Option<String>,
+    /// The refusal of its token by Consul, which does not know it.
+    #[serde(default)]
+    unknown_token: Option<String>,
     /// Why it is not in the history of leaders, if it is the leader.
     #[serde(default)]
     no_history: Option<String>,
@@ -123,6 +126,21 @@ struct Report {
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
+}
+
+impl Report {
+    /// The part about its process, its files and its token.
+    fn of_itself(self) -> Self {
+        Report {
+            incarnation: self.incarnation,
+            certificate_expires_ms: self.certificate_expires_ms,
+            consul_expiry: self.consul_expiry,
+            unusable_files: self.unusable_files,
+            unknown_token: self.unknown_token,
+            lacking: self.lacking,
+            ..Report::default()
+        }
+    }
 }
 
 /// The end of certificates for connections to Consul.
@@ -253,6 +271,11 @@ impl Told {
         self.report.as_ref()?.no_rights.as_ref()
     }
 
+    /// The refusal of its token by Consul, which does not know it.
+    pub fn unknown_token(&self) -> Option<&String> {
+        self.report.as_ref()?.unknown_token.as_ref()
+    }
+
     /// Why it is not in the history of leaders, if it is the leader.
     pub fn no_history(&self) -> Option<&String> {
         self.report.as_ref()?.no_history.as_ref()
@@ -316,6 +339,7 @@ impl Told {
             no_history: why.clone(),
             lacking: why.clone(),
             unusable_files: why.clone(),
+            unknown_token: why.clone(),
             no_rights: why,
             ..Report::default()
         };
@@ -463,6 +487,8 @@ pub struct Overviews {
     rights: tokio::sync::Mutex<Rights>,
     /// The rights that the token of this process lacks.
     lacking: Mutex<Option<String>>,
+    /// The refusal of the token by Consul, which does not know it.
+    unknown_token: Mutex<Option<String>>,
     _shown: Registered,
 }
 
@@ -500,12 +526,23 @@ impl Overviews {
         plane: Option<Arc<DataPlane>>,
         patience: Duration,
     ) -> Arc<Self> {
-        let (stores, made, rights, lacking) = Default::default();
+        let (stores, made, rights, lacking, unknown_token) = Default::default();
         let known = Known { begun: Some(cluster.now()), ..Known::default() };
         let state = tokio::sync::Mutex::new(State { known, asked: None });
         let overviews = Arc::new_cyclic(|this: &Weak<Overviews>| {
             let _shown = metrics::register(this.clone());
-            Overviews { cluster, patience, plane, stores, state, made, rights, lacking, _shown }
+            Overviews {
+                cluster,
+                patience,
+                plane,
+                stores,
+                state,
+                made,
+                rights,
+                lacking,
+                unknown_token,
+                _shown,
+            }
         });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
@@ -653,7 +690,10 @@ impl Overviews {
         known.is_unanswered = is_unanswered && self.patience > PATIENCE;
         for (id, told) in &mut known.told {
             if !is_own(id) && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
-                told.report = None;
+                // A node that is cut off from Consul says of the cluster what was so before; of itself it says what is so.
+                let is_told = told.answers && told.silent.is_none();
+                let report = told.report.take().filter(|_| is_told);
+                told.report = report.map(Report::of_itself);
             }
         }
     }
@@ -682,7 +722,11 @@ impl Overviews {
         match timeout(OWN_PATIENCE, &mut asking).await {
             Ok(Ok((agent, lacking))) => {
                 rights.agent = agent;
+                *lock(&self.unknown_token) = None;
                 *lock(&self.lacking) = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+            }
+            Ok(Err(error)) if error.kind() == Kind::AclNotFound => {
+                *lock(&self.unknown_token) = Some(message(&error));
             }
             Ok(Err(_)) => {}
             // A slow Consul answers for the next report.
@@ -725,6 +769,7 @@ impl Overviews {
             lacking: os::lacking().map(str::to_owned),
             unusable_files: files::unusable(),
             no_rights,
+            unknown_token: lock(&self.unknown_token).clone(),
             no_history: lock(&cluster.history_refused)
                 .clone()
                 .filter(|_| cluster.lease().is_some()),
@@ -983,6 +1028,7 @@ mod tests {
             lacking: Some("a".to_owned()),
             unusable_files: Some("e".to_owned()),
             no_rights: Some("b".to_owned()),
+            unknown_token: Some("g".to_owned()),
             no_history: Some("c".to_owned()),
             ended: Some("d".to_owned()),
             events: events(1..=2),

@@ -300,10 +300,12 @@ impl Member {
     ) {
         let outcome = match (function, of) {
             // A storage without room may still take a record that it has already.
-            ("apply", Of::Shard(shard)) => match storage.keep(PROBE, vec![0; 1].into()).await {
-                Ok(()) => self.transfer.holder.store_again(shard).await,
-                failed => failed,
-            },
+            ("apply", Of::Shard(shard)) => {
+                match storage.keep(PROBE, vec![0; size.max(1)].into()).await {
+                    Ok(()) => self.transfer.holder.store_again(shard).await,
+                    failed => failed,
+                }
+            }
             ("scan", Of::Shard(shard)) => {
                 storage.scan(shard, Range::all(), PROBED).await.map(|_| ())
             }

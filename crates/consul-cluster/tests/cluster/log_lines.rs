@@ -114,7 +114,7 @@ const NOT_HERE: &[(&str, &str)] = &[
         "once until a beat is not refused; coordination",
     ),
     ("not registered", "once for each reason and agent; coordination"),
-    ("several agents seem to answer at this endpoint", "once for each agent; coordination"),
+    ("several agents seem to answer at this endpoint", "once for each registration; coordination"),
     (
         "Consul does not list the instance of this node, which registers it again and again",
         "once until it is listed for the TTL of the check; shared_service",

@@ -301,7 +301,8 @@ fn completion(system: &System) {
     system.run(&["forget", "n$(touch${IFS}f)", "--yes"]).ok();
 }
 
-/// A profile says where the cluster is; the command line and the environment go before it, and nothing of it is printed.
+/// A profile says where the cluster is; the command line goes before it, and the environment before a profile that the command
+/// line does not name; nothing of it is printed.
 fn profiles(system: &System) {
     let folder = Folder::new();
     let token = folder.file("token", &system.consul.token);
@@ -315,10 +316,13 @@ fn profiles(system: &System) {
     let address = system.consul.address.as_str();
     let given = [("CONSUL_HA_PROFILES", file.as_str()), ("CONSUL_HTTP_ADDR", address)];
     let run = |line: &[&str]| Run::of(line, &given);
-    assert!(
-        run(&["nodes", "--profile", "prod"]).ok().contains("n1"),
-        "the environment has the address"
-    );
+    // Variables of another cluster do not lead a command that names one to it.
+    for line in [["nodes", "--profile", "prod"], ["--profile", "prod", "nodes"]] {
+        run(&line).refused(3, &["127.0.0.1:1"]);
+    }
+    let elsewhere = [given[0], given[1], ("CONSUL_HA_PREFIX", "ha/")];
+    let token = ["--token-file", token.as_str(), "nodes", "--profile", "other"];
+    assert!(!Run::of(&token, &elsewhere).ok().contains("n1"), "it is another prefix");
     let of_flag = Run::of(
         &[
             "--profile",
@@ -335,7 +339,7 @@ fn profiles(system: &System) {
     );
     assert!(of_flag.ok().contains("n1"));
     let names = [given[0], given[1], ("CONSUL_HA_PROFILE", "prod")];
-    assert!(Run::of(&["nodes"], &names).ok().contains("n1"));
+    assert!(Run::of(&["nodes"], &names).ok().contains("n1"), "the environment has the address");
     let at = Run::of(&["nodes", "--profile", "prod"], &[given[0]]);
     at.refused(3, &["127.0.0.1:1"]);
     run(&["nodes", "--profile", "prdo"]).refused(2, &[&file, "did you mean \"prod\"?"]);

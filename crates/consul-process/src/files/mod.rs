@@ -81,9 +81,7 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
     /// The value; reads the files if the last read is too old.
     pub fn current(&self) -> V {
         let mut last = lock(&self.last);
-        if self.clock.now() - last.read_at >= MAX_AGE {
-            self.read_again(&mut last);
-        }
+        self.read_if_old(&mut last);
         last.value.clone()
     }
 
@@ -94,9 +92,11 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
         last.value.clone()
     }
 
-    /// Looks at the last content.
+    /// Looks at the content; reads the files if the last read is too old.
     pub fn look<R>(&self, at: impl FnOnce(&C) -> R) -> R {
-        at(&lock(&self.last).content)
+        let mut last = lock(&self.last);
+        self.read_if_old(&mut last);
+        at(&last.content)
     }
 
     /// Makes the value again, of the last content.
@@ -104,6 +104,12 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
         let mut last = lock(&self.last);
         if let Ok(value) = (self.make)(&last.content) {
             last.value = value;
+        }
+    }
+
+    fn read_if_old(&self, last: &mut Last<C, V>) {
+        if self.clock.now() - last.read_at >= MAX_AGE {
+            self.read_again(last);
         }
     }
 

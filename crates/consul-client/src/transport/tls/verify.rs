@@ -65,6 +65,26 @@ impl Named {
     }
 }
 
+/// When a certificate, or a certificate behind it that signed it, expires, in Unix seconds. Superfluous ones do not count:
+/// a root, which the other side has, a certificate that signed none of them, and of two of one authority the earlier.
+pub fn end_of_chain(certificates: &[CertificateDer<'_>]) -> Option<u64> {
+    let parsed = certificates.iter().filter_map(|it| Some(parse_x509_certificate(it).ok()?.1));
+    let parsed: Vec<_> = parsed.collect();
+    let end = |it: &X509Certificate<'_>| it.validity().not_after.timestamp();
+    let (mut signed, others) = parsed.split_first()?;
+    let mut first = end(signed);
+    // No chain is longer than the file.
+    for _ in others {
+        let is_signer = |it: &&X509Certificate<'_>| {
+            it.subject() == signed.issuer() && it.subject() != it.issuer()
+        };
+        let Some(signer) = others.iter().filter(is_signer).max_by_key(|it| end(it)) else { break };
+        first = first.min(end(signer));
+        signed = signer;
+    }
+    u64::try_from(first).ok()
+}
+
 fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }

@@ -54,7 +54,9 @@ impl Cure {
     fn words(&self) -> (&'static str, &'static str) {
         match self {
             Cure::Start => ("start", ""),
-            Cure::StartWithData => ("start", "with the data again: no member"),
+            Cure::StartWithData => {
+                ("start", "with its data again, although it is not a member any more")
+            }
             Cure::GiveWay => ("give", "a way to Consul again"),
             Cure::SeeWhoAnswers => ("see which process answers at the data address of", ""),
             Cure::WaitForStart => ("wait until", "has joined again, or see its log"),

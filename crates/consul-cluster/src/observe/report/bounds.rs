@@ -51,6 +51,7 @@ impl Report {
         self.lacking = self.lacking.map(cut_message);
         self.unusable_files = self.unusable_files.map(cut_message);
         self.no_rights = self.no_rights.map(cut_message);
+        self.unknown_token = self.unknown_token.map(cut_message);
         self.no_history = self.no_history.map(cut_message);
         self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);

@@ -31,7 +31,8 @@ impl Places {
 }
 
 /// The connections of a server, up to a number. One whose request is not being answered makes room for
-/// a new one: the oldest from the address with the most of these. So no client keeps the others out.
+/// a new one: the oldest from the address with the most of these. If all are being answered, so does the oldest from an
+/// address that has more than half of them. So no client keeps the others out.
 #[derive(Debug)]
 pub(super) struct Connections {
     most: usize,
@@ -71,7 +72,7 @@ impl Connections {
         Arc::new(Connections { most, open: Mutex::default() })
     }
 
-    /// A place for a connection from an address; `None`: all that are there are being answered.
+    /// A place for a connection from an address; `None`: all that are there are being answered, and are of several clients.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Taken> {
         let mut open = lock(&self.open);
         if open.seats.len() >= self.most {
@@ -89,7 +90,13 @@ impl Open {
     fn evict(&mut self) -> Option<()> {
         let waiting =
             self.seats.iter().filter(|(_, seat)| seat.answers.load(Ordering::Relaxed) == 0);
-        let busiest = Busiest::of(waiting.map(|(number, seat)| (*number, seat.address)))?;
+        let of_all = || {
+            let busiest =
+                Busiest::of(self.seats.iter().map(|(number, seat)| (*number, seat.address)));
+            busiest.filter(|it| it.count * 2 > self.seats.len())
+        };
+        let busiest = Busiest::of(waiting.map(|(number, seat)| (*number, seat.address)));
+        let busiest = busiest.or_else(of_all)?;
         self.seats.remove(&busiest.oldest)?.evicted.notify_one();
         Some(())
     }
@@ -216,6 +223,22 @@ mod tests {
         drop(answered);
         let last = take(3).expect("a place");
         assert!(is_open(&quiet) && !is_open(&busy[0]) && is_open(&next) && is_open(&last));
+    }
+
+    #[test]
+    fn a_client_with_most_of_the_places_makes_room_although_it_is_being_answered() {
+        let connections = Connections::new(5);
+        let take = |last| connections.take(address(last)).expect("a place");
+        let others = [1, 2].map(take);
+        let greedy = [3, 3, 3].map(take);
+        let all = others.iter().chain(&greedy);
+        let _answered: Vec<_> = all.map(|taken| taken.seat.answering()).collect();
+        let next = take(4);
+        let _next = next.seat.answering();
+        assert!(others.iter().all(is_open) && is_open(&next));
+        assert_eq!(greedy.each_ref().map(is_open), [false, true, true]);
+        // It has no longer more than half of them.
+        assert!(connections.take(address(5)).is_none());
     }
 
     #[test]

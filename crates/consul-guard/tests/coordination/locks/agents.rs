@@ -1,4 +1,4 @@
-//! Agents that are not what their client takes them for: one that reaches no server and so refuses every token, and several
+//! Agents that are not as their client takes them: an agent that reaches no server and so refuses every token, and several
 //! behind one address. On a clock that the test advances, and beside a client agent of real Consuls.
 
 use super::cuts::Claim;
@@ -29,6 +29,7 @@ use tracing::Level;
 pub fn add_to(trials: &mut Trials) {
     add!(trials, a_refusal_by_an_agent_without_servers_ends_no_wait);
     add!(trials, a_process_leaves_an_agent_without_servers_for_the_next_one);
+    add!(trials, an_outage_of_all_servers_moves_nobody);
     add!(trials, several_agents_behind_one_address_are_named_once);
     const NAME: &str = "a_client_agent_without_servers_refuses_nothing_for_good";
     for version in ["1.21", "1.8"] {
@@ -39,18 +40,31 @@ pub fn add_to(trials: &mut Trials) {
     }
 }
 
-/// What client agents of 1.21 and of 1.8 answer that reach no server and do not know the token.
+/// The answers of client agents of 1.21 and of 1.8 that reach no server and do not know the token.
 const REFUSALS: [&str; 2] = [
     "Permission denied: token with AccessorID 'primary-dc-down' lacks permission 'service:write' on \"x\"",
     "Permission denied: Missing service:write on x",
 ];
 
-/// An agent that reaches no server from one time to another, and has forgotten all tokens then.
+/// The trouble of an agent.
+#[derive(Clone, Copy, Debug)]
+enum Ill {
+    /// It reaches no server, and knows no token: so it refuses each.
+    Alone(&'static str),
+    /// The same after a restart, so that it does not know the check either.
+    Restarted(&'static str),
+    /// It reaches no server, and has no ACLs: it answers beats.
+    WithoutAcls,
+    /// It has an old answer about the token, and reaches the servers.
+    Stale,
+}
+
+/// An agent with which something is wrong from one time to another.
 #[derive(Debug)]
 struct Alone {
     transport: SimTransport,
     clock: ManualClock,
-    refusal: &'static str,
+    ill: Ill,
     times: Mutex<(Duration, Duration)>,
 }
 
@@ -68,11 +82,23 @@ impl Transport for Alone {
             if !self.is_alone() {
                 return self.transport.send(request).await;
             }
-            let (status, body) = match request.uri().path().starts_with("/v1/agent/") {
-                true => (403, self.refusal),
-                false => (500, "No known Consul servers"),
+            let path = request.uri().path();
+            let (of_agent, is_beat) =
+                (path.starts_with("/v1/agent/"), path.starts_with("/v1/agent/check/pass/"));
+            let answer = |status, body: String| {
+                let answer = Response::builder().status(status).header("vary", "Accept-Encoding");
+                Ok(answer.body(body.into()).expect("a response"))
             };
-            Ok(Response::builder().status(status).body(body.into()).expect("a response"))
+            match self.ill {
+                Ill::Restarted(_) if is_beat => answer(404, unknown_check(path)),
+                Ill::Alone(refusal) | Ill::Restarted(refusal) if of_agent => {
+                    answer(403, refusal.to_owned())
+                }
+                Ill::Stale if of_agent => answer(403, REFUSALS[1].to_owned()),
+                Ill::Stale => self.transport.send(request).await,
+                Ill::WithoutAcls if of_agent => self.transport.send(request).await,
+                _ => answer(500, "No known Consul servers".to_owned()),
+            }
         })
     }
 
@@ -81,10 +107,16 @@ impl Transport for Alone {
     }
 }
 
-fn alone(world: &Simulated, refusal: &'static str, from_s: u64, to_s: u64) -> Arc<Alone> {
+/// The answer of an agent to a beat of a process that is not registered with it.
+fn unknown_check(path: &str) -> String {
+    let check = path.rsplit('/').next().unwrap_or_default().replace("%3A", ":");
+    format!("Unknown check ID \"{check}\". Ensure that the check ID is passed, not the check name.")
+}
+
+fn alone(world: &Simulated, ill: Ill, from_s: u64, to_s: u64) -> Arc<Alone> {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let times = Mutex::new((Duration::from_secs(from_s), Duration::from_secs(to_s)));
-    Arc::new(Alone { transport, clock: world.clock.clone(), refusal, times })
+    Arc::new(Alone { transport, clock: world.clock.clone(), ill, times })
 }
 
 fn process(world: &Simulated, agents: Vec<Arc<dyn Transport>>, profile: Profile) -> Arc<Presence> {
@@ -94,16 +126,18 @@ fn process(world: &Simulated, agents: Vec<Arc<dyn Transport>>, profile: Profile)
 
 /// From the start of the process, and while it waits for a lock that another has.
 fn a_refusal_by_an_agent_without_servers_ends_no_wait() {
-    for (refusal, from_s) in REFUSALS.into_iter().flat_map(|it| [0, 20].map(|from| (it, from))) {
+    let ills = REFUSALS.into_iter().flat_map(|it| [Ill::Alone(it), Ill::Restarted(it)]);
+    let ills = ills.chain([Ill::WithoutAcls]);
+    for (ill, from_s) in ills.flat_map(|it| [0, 20].map(|from| (it, from))) {
         for claim in [Claim::Lock, Claim::Permit] {
             for profile in [Profile::standard(), Profile::fast(), Profile::wan()] {
-                let what = format!("{refusal}, from {from_s} s, {claim:?}");
+                let what = format!("{ill:?}, from {from_s} s, {claim:?}");
                 let world = Simulated::new();
                 let other = world.process_with(Profile::standard());
                 let held = world.run(claim.acquire(&other, Wait::Forever)).expect("it is free");
                 world.keep(&held);
                 let to_s = from_s + 4 * profile.check_ttl.as_secs().max(1);
-                let agent = alone(&world, refusal, from_s, to_s);
+                let agent = alone(&world, ill, from_s, to_s);
                 let process = process(&world, vec![agent], profile.clone());
                 let is_free_at = Instant::from_origin(Duration::from_secs(to_s + 20));
                 let (lease, ()) = world.run(async {
@@ -121,11 +155,13 @@ fn a_refusal_by_an_agent_without_servers_ends_no_wait() {
 }
 
 fn a_process_leaves_an_agent_without_servers_for_the_next_one() {
-    for (refusal, from_s) in REFUSALS.into_iter().flat_map(|it| [0, 20].map(|from| (it, from))) {
+    let ills = REFUSALS.into_iter().flat_map(|it| [Ill::Alone(it), Ill::Restarted(it)]);
+    let ills = ills.chain([Ill::WithoutAcls, Ill::Stale]);
+    for (ill, from_s) in ills.flat_map(|it| [0, 20].map(|from| (it, from))) {
         for claim in [Claim::Lock, Claim::Permit] {
-            let what = format!("{refusal}, from {from_s} s, {claim:?}");
+            let what = format!("{ill:?}, from {from_s} s, {claim:?}");
             let (world, profile) = (Simulated::new(), Profile::standard());
-            let first = alone(&world, refusal, from_s, 1_000_000);
+            let first = alone(&world, ill, from_s, 1_000_000);
             let next = SimTransport::new(Arc::clone(&world.agent), "next");
             let process = process(&world, vec![first, Arc::new(next)], profile.clone());
             world.clock.advance(Duration::from_secs(from_s + 1));
@@ -134,15 +170,33 @@ fn a_process_leaves_an_agent_without_servers_for_the_next_one() {
             let lease = lease.unwrap_or_else(|error| panic!("{what}: {error}"));
             let took = world.clock.now() - begun;
             assert!(took < profile.check_ttl * 2, "{what}: {took:?}");
+            // From the start only a process has to wait that an agent has let in.
+            let is_in = matches!(ill, Ill::WithoutAcls);
+            assert!(from_s > 0 || is_in || took < profile.beat * 2, "{what}: {took:?}");
             world.keep(&lease);
             world.clock.advance(Duration::from_secs(120));
-            // One that it got from the first agent has ended with its check.
+            // A lock that it got from the first agent has ended with its check.
             if !lease.is_held() {
                 assert!(from_s > 0, "{what}");
                 drop(lease);
                 world.run(claim.acquire(&process, Wait::Forever)).expect("it is registered there");
             }
         }
+    }
+}
+
+/// While all servers are away a move would end the locks, and help nobody.
+fn an_outage_of_all_servers_moves_nobody() {
+    for ill in [Ill::WithoutAcls, Ill::Alone(REFUSALS[0]), Ill::Alone(REFUSALS[1])] {
+        let (world, profile) = (Simulated::new(), Profile::standard());
+        let both = [20, 20].map(|from_s| alone(&world, ill, from_s, from_s + 9));
+        let both = both.map(|agent| agent as Arc<dyn Transport>);
+        let process = process(&world, both.into(), profile);
+        let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+        world.keep(&lease);
+        world.clock.advance(Duration::from_secs(60));
+        // The agents have no beat for a check without the right: its session has ended.
+        assert_eq!(lease.is_held(), matches!(ill, Ill::WithoutAcls), "{ill:?}");
     }
 }
 
@@ -162,11 +216,7 @@ impl Transport for Balancer {
             {
                 return self.transport.send(request).await;
             }
-            let check = request.uri().path().rsplit('/').next().unwrap_or_default();
-            let check = check.replace("%3A", ":");
-            let why = format!(
-                "Unknown check ID \"{check}\". Ensure that the check ID is passed, not the check name."
-            );
+            let why = unknown_check(request.uri().path());
             let answer = Response::builder().status(404).header("vary", "Accept-Encoding");
             Ok(answer.body(why.into()).expect("a response"))
         })
@@ -177,7 +227,8 @@ impl Transport for Balancer {
     }
 }
 
-/// An agent that restarts forgets the check once, and may do so again later.
+/// Of two agents each forgets nothing any more once the process is registered with both. An agent that restarts forgets the
+/// check, too, and an agent that reaches no server then refuses each registration.
 fn several_agents_behind_one_address_are_named_once() {
     for (every, is_told) in [(2, true), (3, true), (1000, false)] {
         let world = Simulated::new();
@@ -188,6 +239,15 @@ fn several_agents_behind_one_address_are_named_once() {
             world.clock.advance(Duration::from_secs(6000));
             let told = lines.count("several agents seem to answer at this endpoint");
             assert_eq!(told, usize::from(is_told), "{every}: {}", lines.text());
+        });
+    }
+    for refusal in REFUSALS {
+        let world = Simulated::new();
+        logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+            let agent = alone(&world, Ill::Restarted(refusal), 20, 60);
+            let _process = process(&world, vec![agent], Profile::standard());
+            world.clock.advance(Duration::from_secs(600));
+            assert_eq!(lines.count("several agents"), 0, "{}", lines.text());
         });
     }
 }

@@ -343,7 +343,16 @@ pub(super) fn of_node(
         );
         found.push(warning("history_not_kept", id, text, cure));
     }
-    if let Some(rights) = &node.no_rights {
+    if let Some(why) = &node.unknown_token {
+        let text = format!(
+            "Consul does not know the token of {id}, which was deleted or has expired ({why}): it may not lead, keep its key, \
+             or see the others, and Consul does not notice its death"
+        );
+        let cure = format!(
+            "give {id} another token: what is in its token_file is read again, the option token needs a restart"
+        );
+        found.push(error("token_unknown", id, text, cure));
+    } else if let Some(rights) = &node.no_rights {
         let hides_death = rights.contains("service:write");
         let death = if hides_death { ", and Consul does not notice its death" } else { "" };
         let text = format!(

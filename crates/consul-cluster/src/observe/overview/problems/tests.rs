@@ -24,6 +24,7 @@ fn node(id: &str) -> NodeOverview {
         map_epoch: Some(9),
         clock_ahead_ms: None,
         no_rights: None,
+        unknown_token: None,
         lacking: None,
         unusable_files: None,
         is_unreached_by_leader: false,
@@ -143,7 +144,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 62] = [
+    let cases: [Case; 63] = [
         (
             |it| (it.in_touch, it.no_rights) = (false, Some("key:read on \"a\"".to_owned())),
             "not_in_touch",
@@ -177,6 +178,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "no_raft_leader",
             Level::Error,
             "Consul's servers have no Raft leader: nothing can be changed",
+        ),
+        (
+            |it| it.nodes[1].unknown_token = Some("ACL not found".to_owned()),
+            "token_unknown",
+            Level::Error,
+            "Consul does not know the token of n2, which was deleted or has expired (ACL not found)",
         ),
         (
             |it| it.nodes[1].no_rights = Some("session:write on \"a\"".to_owned()),
@@ -632,7 +639,7 @@ fn a_cure_says_what_there_is_to_start() {
     let shard = ShardAtRisk { missing, ..at_risk(3, 0) };
     assert_eq!(
         bring_back("points", &[&shard], &overview.nodes, false),
-        "start n2; start n4 with the data again: no member; wait for the records of n1 or see the log there"
+        "start n2; start n4 with its data again, although it is not a member any more; wait for the records of n1 or see the log there"
     );
 }
 
