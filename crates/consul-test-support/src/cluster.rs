@@ -3,6 +3,7 @@
 
 use super::consul;
 use crate::PATIENCE;
+use crate::outside::without_consul;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -177,9 +178,7 @@ impl Cluster {
         for other in &self.servers {
             command.arg(flag("retry-join", &format!("127.0.0.1:{}", other.serf)));
         }
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
+        without_consul(&mut command);
         let stderr = log.try_clone().expect("a log");
         command.stdin(Stdio::null()).stdout(log).stderr(stderr);
         self.servers[index].process = Some(command.spawn().expect("the server starts"));

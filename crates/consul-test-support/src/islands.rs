@@ -5,6 +5,7 @@
 //! network is not changed, and the namespaces end with the processes that hold them.
 
 use super::consul;
+use crate::outside::without_consul;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -98,9 +99,7 @@ impl Islands {
         for other in 0..3 {
             command.arg(format!("-retry-join={}", ip(other)));
         }
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
+        without_consul(&mut command);
         let stderr = log.try_clone().expect("a log");
         command.stdin(Stdio::null()).stdout(log).stderr(stderr);
         command.spawn().expect("the server starts")

@@ -1,4 +1,4 @@
-//! The environment of programs outside of cargo.
+//! The environment of programs: without the variables of cargo, or of Consul.
 
 use std::process::Command;
 
@@ -10,6 +10,14 @@ pub fn outside_cargo(command: &mut Command) -> &mut Command {
         if (name.starts_with("CARGO") || name == "OUT_DIR") && !is_the_users {
             command.env_remove(name);
         }
+    }
+    command
+}
+
+/// Removes the variables of Consul's programs, and ours, that the user has set.
+pub fn without_consul(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
+        command.env_remove(name);
     }
     command
 }

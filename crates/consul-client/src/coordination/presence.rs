@@ -502,7 +502,11 @@ impl Presence {
                     let registration = Registration { generation, agent };
                     self.registration.send_replace(Some(registration));
                     self.defer_deregistration();
-                    self.beat_while_answered(agent).await;
+                    tokio::select! {
+                        biased;
+                        () = self.beat_while_answered(agent) => {}
+                        () = self.served_by_another_alone(agent) => {}
+                    }
                     tracing::warn!(
                         service = self.service.id,
                         "the agent does not answer, refuses the token, or reaches no server; registering with the next one"
@@ -588,7 +592,25 @@ impl Presence {
         self.agents[agent].call(&status::LEADER, &args).await.is_ok()
     }
 
-    /// Whether another agent reaches a server: a move ends the locks, and helps nobody while all servers are away.
+    /// Completes when the agent has reached no server for the TTL of the check and another one does: a move ends the locks, and
+    /// helps nobody while all servers are away. Beside the beats, which wait for none of these answers.
+    async fn served_by_another_alone(&self, agent: usize) {
+        if self.agents.len() == 1 {
+            return std::future::pending().await;
+        }
+        let mut reached = self.now();
+        loop {
+            if self.reaches_servers(agent).await {
+                reached = self.now();
+            } else if self.now() - reached >= self.profile.check_ttl
+                && self.is_served_by_another(agent).await
+            {
+                return;
+            }
+            self.client.clock().sleep(self.profile.check_ttl / 2).await;
+        }
+    }
+
     async fn is_served_by_another(&self, agent: usize) -> bool {
         for other in (0..self.agents.len()).filter(|it| *it != agent) {
             if self.reaches_servers(other).await {
@@ -599,14 +621,13 @@ impl Presence {
         false
     }
 
-    /// Beats until the agent has not answered for the TTL of the check, or has reached no server for so long, or forever when
-    /// it is the only agent.
+    /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
+    /// only agent.
     async fn beat_while_answered(&self, agent: usize) {
         let mut answered = self.now();
         let mut must_register = false;
         let mut failing = Failing::default();
         let (mut registered_at, mut is_named) = (Some(answered), false);
-        let (mut asked, mut reached) = (None, answered);
         loop {
             let begun = self.now();
             let beat = self.beat(agent).await;
@@ -646,17 +667,9 @@ impl Presence {
             if failed.as_ref().is_none_or(|it| is_only && is_refused_by_acls(it)) {
                 answered = begun;
             }
-            let is_due = |at: Instant| begun - at >= self.profile.check_ttl / 2;
-            if !is_only && asked.is_none_or(is_due) {
-                asked = Some(begun);
-                reached = if self.reaches_servers(agent).await { begun } else { reached };
-            }
             self.note_beat(&mut failing, failed.as_ref(), must_register);
             must_register &= failed.is_some();
-            let is_over = |since: Instant| self.now() - since >= self.profile.check_ttl;
-            if !is_only
-                && (is_over(answered) || is_over(reached) && self.is_served_by_another(agent).await)
-            {
+            if !is_only && self.now() - answered >= self.profile.check_ttl {
                 return;
             }
             tokio::select! {

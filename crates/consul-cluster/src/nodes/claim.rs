@@ -200,12 +200,13 @@ async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, E
 }
 
 /// The error for an instance's id that another live node has.
-pub(super) fn id_is_taken(options: &Options, IdHolder { whose, id, .. }: &IdHolder) -> Error {
+pub(super) fn id_is_taken(options: &Options, holder: &IdHolder) -> Error {
+    let IdHolder { whose, id, is_twin, .. } = holder;
     let own = options.service_id();
     let of = "of its instance is that of a live node of";
-    let cause = match *id == own {
-        true => format!("{of} {whose}, since names of services have `-` for `/`"),
-        false => {
+    let cause = match is_twin {
+        false => format!("{of} {whose}, since names of services have `-` for `/`"),
+        true => {
             format!("{of} {whose}, {id:?}, for Consul, to which the case of letters is the same")
         }
     };

@@ -49,8 +49,8 @@ const LIST_WAIT: Duration = Duration::from_secs(20);
 /// A node whose instance another node replaces twice within this time has met a living one.
 const ID_LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
-/// How often a node looks who else has the id of its instance, at the end of that time since its start; before that it does
-/// so once in the TTL of its check. Consul may list both of two ids that differ by the case of letters.
+/// How often a node that has run for a while looks who else has the id of its instance; a young one does so once in the TTL
+/// of its check. Of two ids that differ by the case of letters Consul may list both, so that nothing is lost.
 const ID_LOOK_INTERVAL: Duration = Duration::from_secs(45);
 
 /// As many losses in a row, each within the TTL of the check since the one before, have a cause that lasts.
@@ -464,41 +464,44 @@ impl Cluster {
                 () = self.own_instance_lost.notified() => true,
                 () = self.client.clock().sleep(pause) => false,
             };
-            if !is_lost {
-                if let Ok(Some(holder)) = claim::id_holder(&self.client, &self.options).await
-                    && self.has_met(&mut lost_to, &holder)
-                {
-                    return claim::id_is_taken(&self.options, &holder);
-                }
-                continue;
+            if is_lost {
+                let is_quick = |at| self.now() - at < self.options.profile.check_ttl;
+                quick = if lost_at.is_some_and(is_quick) { quick + 1 } else { 0 };
+                self.pause_after_loss(quick).await;
+                lost_at = Some(self.now());
             }
-            let is_quick = |at| self.now() - at < self.options.profile.check_ttl;
-            quick = if lost_at.is_some_and(is_quick) { quick + 1 } else { 0 };
-            if quick == LOST_QUICKLY {
-                // ACLs may hide the program that replaces it.
-                tracing::warn!(
-                    id = self.options.service_id(),
-                    "Consul does not list the instance of this node, which registers it again and again: see whether its \
-                     agent may register it, and whether another program registers this id, or one that differs by the \
-                     case of letters"
-                );
-            }
-            if quick >= LOST_QUICKLY {
-                self.client.clock().sleep(self.options.profile.check_ttl).await;
-            }
-            lost_at = Some(self.now());
             match claim::id_holder(&self.client, &self.options).await {
                 Ok(Some(holder)) => {
                     let why = claim::id_is_taken(&self.options, &holder);
                     if self.has_met(&mut lost_to, &holder) {
                         return why;
                     }
-                    tracing::warn!(%why, "the instance of this node in Consul was replaced");
+                    if is_lost {
+                        tracing::warn!(%why, "the instance of this node in Consul was replaced");
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "it is not known who has the instance's id"),
             }
-            self.presence.register_again();
+            if is_lost {
+                self.presence.register_again();
+            }
+        }
+    }
+
+    /// Waits before the instance is registered again after this many quick losses in a row.
+    async fn pause_after_loss(&self, quick: u32) {
+        if quick == LOST_QUICKLY {
+            // ACLs may hide the program that replaces it.
+            tracing::warn!(
+                id = self.options.service_id(),
+                "Consul does not list the instance of this node, which registers it again and again: see whether its \
+                 agent may register it, and whether another program registers this id, or one that differs by the \
+                 case of letters"
+            );
+        }
+        if quick >= LOST_QUICKLY {
+            self.client.clock().sleep(self.options.profile.check_ttl).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! A run of the program.
 
 pub use crate::support::PATIENCE;
+use crate::support::outside::without_consul;
 use crate::support::schema;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -51,9 +52,7 @@ pub struct Run {
 /// The program, with these variables of Consul alone.
 fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_consul-ha"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-        command.env_remove(name);
-    }
+    without_consul(&mut command);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
     command
 }
@@ -189,9 +188,7 @@ impl Run {
         let words: Vec<String> = arguments.iter().map(|it| format!("'{it}'")).collect();
         let line = format!("'{}' {}", env!("CARGO_BIN_EXE_consul-ha"), words.join(" "));
         let mut terminal = Command::new("script");
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            terminal.env_remove(name);
-        }
+        without_consul(&mut terminal);
         terminal.args(["-qec", &line, "/dev/null"]).envs(environment.iter().copied());
         terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut terminal = terminal.spawn().unwrap();

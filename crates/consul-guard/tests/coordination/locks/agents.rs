@@ -6,6 +6,7 @@ use super::on_a_clock::Simulated;
 use super::{acquire, present, runtime, settings};
 use crate::support::consul::{self, RealConsul};
 use crate::support::lines::logged;
+use crate::support::outside::without_consul;
 use crate::support::trials::{Trials, add};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -279,9 +280,7 @@ impl ClientAgent {
             .args(["agent", "-retry-join=127.0.0.2:9"]);
         command.arg(format!("-data-dir={}", folder.join("data").display()));
         command.arg(format!("-hcl={hcl}"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
+        without_consul(&mut command);
         let stderr = log.try_clone().expect("a log");
         command.stdin(Stdio::null()).stdout(log).stderr(stderr);
         let mut agent = ClientAgent { agent: command.spawn().expect("the agent starts"), folder };

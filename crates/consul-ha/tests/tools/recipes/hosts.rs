@@ -2,6 +2,7 @@
 //! shell's `ssh`, `scp` and `systemctl` are scripts here; the last asks this process, which starts and stops the services as
 //! systemd does.
 
+use crate::support::outside::without_consul;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -148,9 +149,7 @@ impl Hosts {
     pub fn run(&self, script: &str, environment: &[(String, String)]) -> Output {
         let mut command = on_host(self.within, "operator", "timeout");
         command.args(["300", "bash", "-c", script]);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
+        without_consul(&mut command);
         let environment = self.environment.iter().chain(environment);
         command.envs(environment.map(|(name, value)| (name, value)));
         command.current_dir(self.root.join("operator")).stdin(Stdio::null()).output().unwrap()
@@ -258,9 +257,7 @@ impl Services {
         let words = unit.command.iter().map(|word| word.replace("ROOT", &root));
         let mut command = on_host(self.within, &name.0, "setpriv");
         command.args(["--pdeathsig", "KILL"]).args(words).current_dir(crate::support::root());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
+        without_consul(&mut command);
         command
             .env("LUA_PATH", "./?.lua;./lua/?.lua;;")
             .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
